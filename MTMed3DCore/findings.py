@@ -1,0 +1,144 @@
+"""What an analysis found: labels, boxes, grade, measurements and provenance. Frozen, free of torch.
+
+`Findings` is the one type between the network and everything that shows or stores a result. Its JSON form is described
+by ``schemas/findings-1.schema.json`` in this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from MTMed3DCore.geometry import Grid, WorldBox
+
+if TYPE_CHECKING:
+    from MTMed3DCore.study import Study
+
+SCHEMA = "mtmed3d.findings/1"
+NECROTIC_CORE, OEDEMA, ENHANCING = 1, 2, 4
+"""Label values of the written segmentation (the BraTS 2017 to 2021 convention)."""
+REGION_LABELS: Mapping[str, tuple[int, ...]] = {
+    "whole_tumour": (NECROTIC_CORE, OEDEMA, ENHANCING),
+    "tumour_core": (NECROTIC_CORE, ENHANCING),
+    "enhancing": (ENHANCING,),
+    "necrotic_core": (NECROTIC_CORE,),
+    "oedema": (OEDEMA,),
+}
+"""Every measured region and the labels that make it up."""
+RESEARCH_USE = "For research use only. Not a medical device; not for diagnosis or treatment."
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something the reader of a result must know.
+
+    Args:
+        code: stable name in kebab case.
+        text: one sentence for a person.
+    """
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which model produced the findings: name, version, SHA-256 of its weights, what it was trained on."""
+
+    name: str
+    version: str
+    sha256: str
+    trained_on: str
+
+
+@dataclass(frozen=True)
+class Grade:
+    """Imaging-based likelihood of high grade; not the WHO grade, which needs tissue.
+
+    Args:
+        label: ``"HGG"`` or ``"LGG"``.
+        probability_hgg: 0 to 1.
+    """
+
+    label: str
+    probability_hgg: float
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One tumour: its box, its score, and what was measured inside it.
+
+    Args:
+        id: 1, 2, ... in order of falling score.
+        score: confidence of the detection, 0 to 1.
+        box: oriented along the T1ce axes, RAS mm.
+        volumes_ml: millilitres of each region of `REGION_LABELS` that belong to this lesion.
+        longest_diameter_mm: greatest distance between two points of the lesion's whole tumour (or of its box when it
+            has no voxels), in mm.
+        origin: ``"detection"`` when the box head found it, ``"region"`` when the box was drawn round a segmented
+            region that no detected box holds.
+        rano: bidimensional measurement by the RANO criteria, or None where none was taken.
+    """
+
+    id: int
+    score: float
+    box: WorldBox
+    volumes_ml: Mapping[str, float]
+    longest_diameter_mm: float
+    origin: str = "detection"
+    rano: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """The result of analysing one study.
+
+    Args:
+        study_id: name of the study (a folder or file name; never a patient's name read from a header).
+        sources: path of each sequence, keys ``t1, t1ce, t2, flair``.
+        grid: the T1ce grid as it came in.
+        labels: uint8 (X, Y, Z) on `grid`: 0 none, 1 necrotic core, 2 oedema, 4 enhancing.
+        lesions: in order of falling score.
+        grade: None when no tumour was found or the model does not grade.
+        model: which model.
+        warnings: what the reader must know.
+        timing_s: seconds by stage: read, prepare, infer, write, total.
+        software: versions, device and precision.
+        study: the study itself, for pictures; None when the findings were read back from disk.
+        created: UTC time of the analysis.
+    """
+
+    study_id: str
+    sources: Mapping[str, str]
+    grid: Grid
+    labels: npt.NDArray[np.uint8]
+    lesions: tuple[Lesion, ...]
+    grade: Grade | None
+    model: ModelIdentity
+    warnings: tuple[Notice, ...] = ()
+    timing_s: Mapping[str, float] = field(default_factory=dict)
+    software: Mapping[str, str] = field(default_factory=dict)
+    study: Study | None = None
+    created: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def volumes_ml(self) -> dict[str, float]:
+        """Millilitres of every region of `REGION_LABELS` in the whole study."""
+        return volumes_ml(self.labels, self.grid)
+
+    def write(self, folder: str | Path, **options: Any) -> Path:
+        """Write every export into `folder`; see `MTMed3DCore.exports.write_findings`."""
+        from MTMed3DCore.exports import write_findings
+
+        return write_findings(self, folder, **options)
+
+
+def volumes_ml(labels: npt.NDArray[np.uint8], grid: Grid) -> dict[str, float]:
+    """Millilitres of every region of `REGION_LABELS` in a label map on `grid`."""
+    return {name: float(np.isin(labels, values).sum()) * grid.voxel_volume_ml for name, values in REGION_LABELS.items()}

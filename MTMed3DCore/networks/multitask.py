@@ -1,0 +1,120 @@
+"""MTMed3D: one shared encoder, three decoders (Li, Iyengar, Xu; arXiv 2511.12373)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from MTMed3DCore.errors import WrongUse
+from MTMed3DCore.networks.detection import DetectionDecoder
+from MTMed3DCore.networks.grading import GradingBranch
+from MTMed3DCore.networks.swin import STRIDES, build_encoder
+from MTMed3DCore.networks.unetr import SegmentationDecoder
+
+TASKS = ("segmentation", "detection", "grading")
+PRESETS = ("mtmed3d", "published")
+FEATURE_SIZES = (12, 24, 48)
+SEQUENCE_COUNT = 4
+
+
+@dataclass(frozen=True)
+class MultiTaskOutput:
+    """Everything that one pass gives; a task that the network was built without is None.
+
+    Args:
+        segmentation: logits (B, 3, X, Y, Z) of tumour core, whole tumour and enhancing tumour.
+        grade: logits (B, 2) of LGG and HGG.
+        detection: for strides 4, 8, 16 and 32, score logits (B, A, x, y, z) and box deltas (B, 6A, x, y, z).
+        features: the encoder's five levels, strides 2 to 32.
+    """
+
+    segmentation: torch.Tensor | None
+    grade: torch.Tensor | None
+    detection: list[tuple[torch.Tensor, torch.Tensor]] | None
+    features: list[torch.Tensor]
+
+
+class MultiTaskNetwork(nn.Module):
+    """The network of both presets and of the single-task variants.
+
+    Args:
+        preset: ``"published"`` computes what the authors' code computes; ``"mtmed3d"`` has the published defects
+            mended (``docs/network.md`` names each).
+        feature_size: 12, 24 or 48.
+        tasks: any of `TASKS`. Grading reads the segmentation, so it brings the segmentation decoder with it.
+        num_anchors: anchors at each place of a detection map.
+
+    Raises:
+        WrongUse: an unknown preset, size or task.
+    """
+
+    def __init__(self, preset: str, feature_size: int, tasks: Sequence[str], num_anchors: int) -> None:
+        super().__init__()
+        if preset not in PRESETS:
+            raise WrongUse("preset-unknown", f"There is no preset {preset!r}.", f"Choose one of {', '.join(PRESETS)}.")
+        if feature_size not in FEATURE_SIZES:
+            raise WrongUse("feature-size", f"feature_size is {feature_size}.", f"Choose one of {FEATURE_SIZES}.")
+        if not tasks or set(tasks) - set(TASKS):
+            raise WrongUse("task-unknown", f"The tasks {list(tasks)} are not known.", f"Choose among {TASKS}.")
+        self.preset = preset
+        self.feature_size = feature_size
+        self.tasks = tuple(task for task in TASKS if task in tasks)
+        self.num_anchors = num_anchors
+        published = preset == "published"
+        self.encoder = build_encoder(SEQUENCE_COUNT, feature_size, published_merging=published)
+        needs_regions = "segmentation" in tasks or "grading" in tasks
+        self.segmentation_decoder = SegmentationDecoder(SEQUENCE_COUNT, feature_size) if needs_regions else None
+        self.detection_decoder = (
+            DetectionDecoder(feature_size, num_anchors, published=published) if "detection" in tasks else None
+        )
+        self.grading_branch = GradingBranch(feature_size, published=published) if "grading" in tasks else None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments of `build_network` that make this network again."""
+        return {
+            "preset": self.preset,
+            "feature_size": self.feature_size,
+            "tasks": list(self.tasks),
+            "num_anchors": self.num_anchors,
+        }
+
+    def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Image (B, 4, X, Y, Z) to the five levels.
+
+        Raises:
+            ValueError: not four channels, or a side that is no multiple of 32.
+        """
+        if x.ndim != 5 or x.shape[1] != SEQUENCE_COUNT or any(side % STRIDES[-1] for side in x.shape[2:]):
+            raise ValueError(f"The network takes (B, 4, X, Y, Z) with sides that are multiples of 32, got {x.shape}.")
+        levels: list[torch.Tensor] = self.encoder(x)
+        return levels
+
+    def segment(self, x: torch.Tensor, features: Sequence[torch.Tensor]) -> torch.Tensor | None:
+        """Logits (B, 3, X, Y, Z), or None in a network without the segmentation decoder."""
+        return None if self.segmentation_decoder is None else self.segmentation_decoder(x, features)
+
+    def detect(self, features: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
+        """Scores and deltas by level, or None in a network without the detection decoder."""
+        return None if self.detection_decoder is None else self.detection_decoder(features)
+
+    def grade(self, segmentation: torch.Tensor | None) -> torch.Tensor | None:
+        """Grade logits (B, 2) from segmentation logits, or None in a network without the grading branch."""
+        return None if self.grading_branch is None or segmentation is None else self.grading_branch(segmentation)
+
+    def forward(self, x: torch.Tensor) -> MultiTaskOutput:
+        """Image (B, 4, X, Y, Z) in the order T1, T1ce, T2, FLAIR to every task's output, in one encoder pass."""
+        features = self.encode(x)
+        segmentation = self.segment(x, features)
+        return MultiTaskOutput(segmentation, self.grade(segmentation), self.detect(features), features)
+
+
+def build_network(
+    preset: str = "mtmed3d", feature_size: int = 24, tasks: Sequence[str] = TASKS, num_anchors: int = 5
+) -> MultiTaskNetwork:
+    """A network with fresh weights; see `MultiTaskNetwork` for the arguments."""
+    return MultiTaskNetwork(preset, feature_size, tasks, num_anchors)

@@ -1,0 +1,67 @@
+"""The authors' checkpoints: their tensor names, and the way to ours.
+
+A checkpoint of the published multi-task model is a state dict of 938 tensors with 48 features. The names and shapes
+follow from the network itself, so no list of them is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from MTMed3DCore.errors import ModelRefused
+from MTMed3DCore.networks.multitask import MultiTaskNetwork, build_network
+
+_PARTS = {
+    "encoder.": "encoder.",
+    "segmentation_decoder.": "seg_decoder.",
+    "grading_branch.": "cls_decoder.",
+    "detection_decoder.": "det_decoder.",
+}
+"""Our part names and the authors'."""
+_SHOWN = 5
+"""How many faulty tensors a refusal names before it only counts them."""
+
+
+def published_name(name: str) -> str:
+    """The authors' name of one of our tensors."""
+    part = next(prefix for prefix in _PARTS if name.startswith(prefix))
+    return _PARTS[part] + name.removeprefix(part)
+
+
+def network_from_published(state_dict: Mapping[str, torch.Tensor]) -> MultiTaskNetwork:
+    """A network in evaluation mode that computes what the authors' code computes with these tensors.
+
+    Args:
+        state_dict: every tensor of a published multi-task checkpoint, with or without a leading ``module.``.
+
+    Raises:
+        ModelRefused: a tensor is missing, unknown or of another shape; the text names it.
+    """
+    network = build_network("published", feature_size=48)
+    ours = network.state_dict()
+    given = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
+    wanted = {published_name(name): name for name in ours}
+    faults = [f"{name} is missing" for name in wanted if name not in given]
+    faults += [f"{name} is not part of the network" for name in given if name not in wanted]
+    for theirs, name in wanted.items():
+        if theirs not in given:
+            continue
+        if not isinstance(given[theirs], torch.Tensor):
+            faults.append(f"{theirs} is a {type(given[theirs]).__name__}, not a tensor")
+        elif given[theirs].shape != ours[name].shape:
+            faults.append(f"{theirs} has shape {list(given[theirs].shape)}, not {list(ours[name].shape)}")
+        elif given[theirs].is_floating_point() != ours[name].is_floating_point():
+            faults.append(f"{theirs} has type {given[theirs].dtype}, not {ours[name].dtype}")
+        elif given[theirs].is_floating_point() and not torch.isfinite(given[theirs]).all():
+            faults.append(f"{theirs} holds values that are not finite")
+    if faults:
+        more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise ModelRefused(
+            "checkpoint-tensors",
+            f"The checkpoint does not fit the published network: {'; '.join(faults[:_SHOWN])}{more}.",
+            "Give the multi-task checkpoint with 48 features that the authors' training code writes.",
+        )
+    network.load_state_dict({name: given[theirs] for theirs, name in wanted.items()})
+    return network.eval()

@@ -1,0 +1,1 @@
+"""Training: anchors, losses, task balance and the loop of the starter."""

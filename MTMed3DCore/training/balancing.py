@@ -1,0 +1,79 @@
+"""GradNorm: task weights that keep the tasks' gradients on the shared encoder in balance.
+
+Chen et al., GradNorm (arXiv 1711.02257), in its first-order form. Because a weight is a non-negative scalar,
+``||grad(w L)|| = w ||grad L||``; the norms are taken without a graph through them and the gradient with respect to the
+weights is exact. Nothing of it flows into the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+SMALLEST_WEIGHT = 1e-3
+
+
+class GradNorm(nn.Module):
+    """Weights of the tasks, updated from the norms of each task's gradient on one shared parameter.
+
+    The initial losses and the weights belong to the whole run: both are buffers or parameters, so a checkpoint of this
+    module holds them.
+
+    Args:
+        tasks: names of the tasks.
+        alpha: strength of the pull towards equal training rates; 0 asks for equal norms.
+        learning_rate: of the weights.
+        warm_up: updates whose mean is taken as the initial loss; a single first batch is a poor reference.
+    """
+
+    initial: torch.Tensor
+    seen: torch.Tensor
+
+    def __init__(
+        self, tasks: Sequence[str], *, alpha: float = 0.12, learning_rate: float = 0.01, warm_up: int = 10
+    ) -> None:
+        super().__init__()
+        self.tasks = tuple(tasks)
+        self.alpha = alpha
+        self.warm_up = warm_up
+        self.weights = nn.Parameter(torch.ones(len(self.tasks)))
+        self.register_buffer("initial", torch.zeros(len(self.tasks)))
+        self.register_buffer("seen", torch.zeros(len(self.tasks)))
+        self.optimizer = torch.optim.Adam([self.weights], lr=learning_rate)
+
+    def total(self, losses: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The weighted sum of the losses; the weights are constants to it."""
+        weights = self.weights.detach()
+        return torch.stack([weights[i] * losses[task] for i, task in enumerate(self.tasks)]).sum()
+
+    def update(self, losses: Mapping[str, torch.Tensor], shared: torch.Tensor, present: Sequence[bool]) -> None:
+        """Move the weights by one step.
+
+        Args:
+            losses: each task's loss with its graph, which is kept for the network's own backward pass.
+            shared: the parameter of the last layer that all tasks share.
+            present: which tasks have labels in this batch; the others keep their weight.
+        """
+        there = [i for i, here in enumerate(present) if here]
+        values = torch.stack([losses[self.tasks[i]].detach().float() for i in there]) if there else torch.empty(0)
+        for i, value in zip(there, values, strict=True):
+            if self.seen[i] < self.warm_up:
+                self.seen[i] += 1
+                self.initial[i] += (value - self.initial[i]) / self.seen[i]
+        if len(there) < 2 or bool((self.seen[there] < self.warm_up).any()):
+            return
+        norms = torch.stack(
+            [torch.autograd.grad(losses[self.tasks[i]], shared, retain_graph=True)[0].norm().float() for i in there]
+        )
+        rate = values / self.initial[there].clamp(min=1e-8)
+        weighted = self.weights[there] * norms
+        target = (weighted.mean() * (rate / rate.mean()) ** self.alpha).detach()
+        self.optimizer.zero_grad()
+        (gradient,) = torch.autograd.grad((weighted - target).abs().sum(), self.weights)
+        self.weights.grad = gradient
+        self.optimizer.step()
+        with torch.no_grad():
+            self.weights.clamp_(min=SMALLEST_WEIGHT)
+            self.weights.mul_(len(self.tasks) / self.weights.sum())

@@ -1,0 +1,148 @@
+"""Anchors, losses and GradNorm against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from MTMed3DCore.networks import MultiTaskOutput
+from MTMed3DCore.training.anchors import LevelAnchors, fit_anchor_shapes, flatten_maps, mean_best_iou
+from MTMed3DCore.training.balancing import GradNorm
+from MTMed3DCore.training.losses import DetectionLoss, GradingLoss, MultiTaskLoss, SegmentationLoss, Target
+
+
+def test_anchors_fitted_to_boxes_of_three_sizes_cover_them():
+    rng = np.random.default_rng(3)
+    sizes = np.concatenate([base * rng.uniform(0.9, 1.1, (40, 3)) for base in ([8, 8, 8], [20, 16, 20], [40, 50, 30])])
+    shapes = fit_anchor_shapes(sizes, count=3)
+    assert mean_best_iou(sizes, shapes) > 0.7
+    assert mean_best_iou(sizes, [[3.0, 3.0, 3.0]] * 3) < 0.6
+
+
+def test_too_few_boxes_to_fit_anchors_are_refused():
+    with pytest.raises(ValueError, match="at least 5 boxes"):
+        fit_anchor_shapes([[1, 2, 3]], count=5)
+
+
+def test_flattened_head_maps_keep_the_order_of_the_anchors():
+    """Each place writes its own anchor's corner into the map; flattening must line the two up."""
+    image = torch.zeros(1, 4, 32, 64, 32)
+    maps = [torch.zeros(1, 2, 8, 16, 8), torch.zeros(1, 2, 4, 8, 4)]
+    anchors, places = LevelAnchors([[4, 4, 4], [8, 4, 4]], (1, 2))(image, maps)
+    rows = anchors.split([n * 2 for n in places])
+    painted = [r.reshape(*m.shape[2:], 12).permute(3, 0, 1, 2)[None] for r, m in zip(rows, maps, strict=True)]
+    assert torch.equal(flatten_maps(painted, 6)[0], anchors)
+    assert anchors[0].tolist() == [0, 0, 0, 4, 4, 4]
+    assert anchors[2 * (8 * 3 + 1) : 2 * (8 * 3 + 1) + 1].tolist() == [[0, 12, 4, 4, 16, 8]]
+
+
+def test_a_false_positive_on_an_empty_region_is_charged_and_pushed_down():
+    logits = torch.full((1, 3, 8, 8, 8), -6.0)
+    logits[:, 2, 2:6, 2:6, 2:6] = 3.0
+    logits.requires_grad_()
+    truth = torch.zeros(1, 3, 8, 8, 8)
+    loss = SegmentationLoss()(logits, truth)
+    loss.backward()
+    clean = SegmentationLoss()(torch.full((1, 3, 8, 8, 8), -6.0), truth)
+    assert loss > clean + 0.2
+    assert (logits.grad[:, 2, 2:6, 2:6, 2:6] > 1e-4).all()
+
+
+def detection_maps(size: int, score: float) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [
+        (torch.full((1, 1, n, n, n), score).requires_grad_(), torch.zeros(1, 6, n, n, n).requires_grad_())
+        for n in (size // 4, size // 8, size // 16, size // 32)
+    ]
+
+
+def test_an_exact_anchor_at_an_object_costs_no_box_loss():
+    image = torch.zeros(1, 4, 32, 32, 32)
+    loss = DetectionLoss([[4.0, 4.0, 4.0]])
+    maps = detection_maps(32, -20.0)
+    box = torch.tensor([[8.0, 8.0, 8.0, 12.0, 12.0, 12.0]])
+    with torch.no_grad():
+        maps[0][0][0, 0, 2, 2, 2] = 20.0
+    loss(image, maps, box).backward()
+    place = maps[0][1].grad[0, :, 2, 2, 2]
+    assert place.abs().max() == 0
+    shifted = detection_maps(32, -20.0)
+    loss(image, shifted, box + 1.0).backward()
+    assert shifted[0][1].grad[0, :, 2, 2, 2].abs().max() > 0
+
+
+def test_a_patch_without_objects_pushes_all_scores_down_and_no_box():
+    maps = detection_maps(32, 0.0)
+    DetectionLoss([[4.0, 4.0, 4.0]])(torch.zeros(1, 4, 32, 32, 32), maps, torch.zeros(0, 6)).backward()
+    assert all((scores.grad > 0).all() and boxes.grad.abs().max() == 0 for scores, boxes in maps)
+
+
+def test_grading_loss_falls_as_the_right_grade_gains():
+    loss = GradingLoss()
+    wrong, right = (loss(torch.tensor([[a, -a]]), 0) for a in (-2.0, 2.0))
+    assert right < 0.01 < 1.0 < wrong
+
+
+def test_a_task_without_labels_costs_nothing_but_reaches_its_outputs():
+    segmentation = torch.randn(1, 3, 32, 32, 32, requires_grad=True)
+    grade = torch.randn(1, 2, requires_grad=True)
+    maps = detection_maps(32, 0.3)
+    output = MultiTaskOutput(segmentation, grade, maps, [])
+    criterion = MultiTaskLoss(("segmentation", "detection", "grading"), [[4.0, 4.0, 4.0]])
+    losses = criterion(torch.zeros(1, 4, 32, 32, 32), output, Target(None, None, None))
+    assert {name: float(value) for name, value in losses.items()} == {"segmentation": 0, "detection": 0, "grading": 0}
+    sum(losses.values()).backward()
+    assert segmentation.grad.abs().max() == grade.grad.abs().max() == maps[0][0].grad.abs().max() == 0
+
+
+@pytest.fixture
+def two_tasks():
+    shared = torch.ones(3, requires_grad=True)
+    scales = torch.tensor([1.0, 10.0])
+
+    def losses() -> dict[str, torch.Tensor]:
+        return {"small": scales[0] * shared.square().sum(), "large": scales[1] * shared.square().sum()}
+
+    return shared, losses
+
+
+def test_gradnorm_lowers_the_task_with_the_larger_gradient_and_keeps_the_sum(two_tasks):
+    shared, losses = two_tasks
+    balance = GradNorm(("small", "large"), alpha=0.0, learning_rate=0.05, warm_up=1)
+    for _ in range(400):
+        balance.update(losses(), shared, [True, True])
+    small, large = balance.weights.tolist()
+    assert small + large == pytest.approx(2.0, abs=1e-5)
+    assert small / large == pytest.approx(10.0, rel=0.15)
+
+
+def test_gradnorm_leaves_no_gradient_in_the_network(two_tasks):
+    shared, losses = two_tasks
+    balance = GradNorm(("small", "large"), warm_up=1)
+    values = losses()
+    balance.update(values, shared, [True, True])
+    assert shared.grad is None
+    balance.total(values).backward()
+    expected = 2 * (balance.weights[0] * 1.0 + balance.weights[1] * 10.0)
+    assert torch.allclose(shared.grad, expected.detach().expand(3), atol=1e-5)
+
+
+def test_gradnorm_keeps_its_initial_losses_through_a_checkpoint(two_tasks):
+    shared, losses = two_tasks
+    balance = GradNorm(("small", "large"), warm_up=1)
+    balance.update(losses(), shared, [True, True])
+    again = GradNorm(("small", "large"), warm_up=1)
+    again.load_state_dict(balance.state_dict())
+    assert again.initial.tolist() == pytest.approx([3.0, 30.0])
+    with torch.no_grad():
+        shared.mul_(0.5)
+    again.update(losses(), shared, [True, True])
+    assert again.initial.tolist() == pytest.approx([3.0, 30.0])
+
+
+def test_gradnorm_keeps_the_weight_of_a_task_without_labels(two_tasks):
+    shared, losses = two_tasks
+    balance = GradNorm(("small", "large"), warm_up=1)
+    balance.update(losses(), shared, [True, False])
+    assert balance.weights.tolist() == [1.0, 1.0]
+    assert balance.seen.tolist() == [1.0, 0.0]
