@@ -42,7 +42,6 @@ class TrainingSettings:
         seed: of everything random but the thread timing.
         precision: ``"bf16"`` or ``"fp32"``.
         device: torch's name of it.
-        train_position_bias: learn Swin's relative position bias; without, attention runs fused on a CPU.
     """
 
     minutes: float = 30.0
@@ -57,7 +56,6 @@ class TrainingSettings:
     seed: int = 1000
     precision: str = "bf16"
     device: str = "cpu"
-    train_position_bias: bool = True
 
 
 def anchors_for(settings: TrainingSettings, studies: int = 60) -> list[list[float]]:
@@ -88,14 +86,9 @@ class Trainer:
         self.device = torch.device(settings.device)
         self.network: MultiTaskNetwork = build_network("mtmed3d", settings.feature_size, TASKS, len(anchor_shapes))
         self.network.to(self.device).train()
-        if not settings.train_position_bias:
-            for name, parameter in self.network.named_parameters():
-                if "relative_position_bias" in name:
-                    parameter.requires_grad_(False)
         self.loss = MultiTaskLoss(TASKS, anchor_shapes).to(self.device)
         self.balance = GradNorm(TASKS).to(self.device)
-        parameters = [p for p in self.network.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=1e-4)
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
         self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(0.995))
         self.steps = 0
 

@@ -1,0 +1,1 @@
+"""Evaluation: label conventions, overlap measures and a baseline without learning."""

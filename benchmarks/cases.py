@@ -1,0 +1,108 @@
+"""Analyse whole studies as a user would, each in a process of its own, and set the results beside the truth.
+
+    python benchmarks/cases.py FOLDER [FOLDER ...] -o OUT [--model starter]
+
+A FOLDER holds the four sequences and, where the truth is known, ``seg.nii.gz`` or ``seg.mha``. Writes ``cases.json`` and
+``cases.md`` with Dice, box IoU, grade, time and peak memory, beside a baseline without learning.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from MTMed3DCore.evaluation.baseline import threshold_labels
+from MTMed3DCore.evaluation.labels import unify_labels
+from MTMed3DCore.evaluation.overlap import EVALUATED, main_box, region_dice
+from MTMed3DCore.study import Study
+from MTMed3DCore.volume import read_volume
+
+TRUTH_NAMES = ("seg.nii.gz", "seg.mha", "machine_fusion.nii.gz")
+
+
+def analyse_in_child(case: Path, output: Path, model: str) -> tuple[float, float]:
+    """Run ``mtmed3d analyze`` on one study; seconds of wall clock and peak resident MiB."""
+    start = time.monotonic()
+    command = [sys.executable, "-m", "MTMed3DCore", "analyze", str(case), "-o", str(output), "--model", model]
+    child = os.posix_spawn(sys.executable, [*command, "--overwrite", "--quiet"], os.environ)
+    _, status, usage = os.wait4(child, 0)
+    if status:
+        raise SystemExit(f"analyze ended with {os.waitstatus_to_exitcode(status)} on {case}")
+    return time.monotonic() - start, usage.ru_maxrss / 1024
+
+
+def compare(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Dice of the three regions and IoU of the boxes round the largest tumours."""
+    row = dict(region_dice(found, truth))
+    boxes = main_box(found), main_box(truth)
+    row["box_iou"] = boxes[0].iou(boxes[1]) if boxes[0] and boxes[1] else 0.0
+    return row
+
+
+def measure(case: Path, output: Path, model: str) -> dict[str, Any]:
+    """Everything about one study."""
+    seconds, memory = analyse_in_child(case, output, model)
+    findings = json.loads((output / "findings.json").read_text())
+    found = np.asarray(nibabel.load(output / "segmentation.nii.gz").dataobj).astype(np.uint8)
+    row: dict[str, Any] = {
+        "case": case.name,
+        "seconds": seconds,
+        "peak_mib": memory,
+        "grade": findings["grade"],
+        "lesions": len(findings["lesions"]),
+        "volumes_ml": findings["volumes_ml"],
+    }
+    name = next((n for n in TRUTH_NAMES if (case / n).exists()), None)
+    if name:
+        row["truth"] = name
+        truth = unify_labels(read_volume(case / name).array, case / name)
+        row["found"] = compare(found, truth)
+        row["baseline"] = compare(threshold_labels(Study.read(case).array()), truth)
+    return row
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A Markdown table of the rows and their means over the expert-labelled studies."""
+    keys = (*EVALUATED, "box_iou")
+    lines = [
+        "| case | " + " | ".join(f"{k} (baseline)" for k in keys) + " | grade | lesions | s | MiB |",
+        "|" + "---|" * (len(keys) + 5),
+    ]
+    for row in rows:
+        cells = [f"{row['found'][k]:.3f} ({row['baseline'][k]:.3f})" if "found" in row else "-" for k in keys]
+        grade = f"{row['grade']['label']} {row['grade']['probability_hgg']:.2f}" if row["grade"] else "-"
+        name = row["case"] + (" (machine label)" if str(row.get("truth", "")).startswith("machine") else "")
+        end = f"{grade} | {row['lesions']} | {row['seconds']:.1f} | {row['peak_mib']:.0f} |"
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {end}")
+    expert = [row for row in rows if str(row.get("truth", "")).startswith("seg")]
+    if expert:
+        means = [[float(np.mean([row[who][k] for row in expert])) for who in ("found", "baseline")] for k in keys]
+        cells = [f"**{found:.3f}** ({baseline:.3f})" for found, baseline in means]
+        lines.append(f"| mean of {len(expert)} expert-labelled | " + " | ".join(cells) + " | | | | |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure every study and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="+", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--model", default="starter")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    rows = [measure(case, options.output / case.name, options.model) for case in options.cases]
+    (options.output / "cases.json").write_text(json.dumps(rows, indent=1))
+    (options.output / "cases.md").write_text(table(rows))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
