@@ -1,0 +1,193 @@
+"""Writing a bundle: complete or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from MTMed3DCore import __version__
+from MTMed3DCore.bundles.bundle import (
+    CARD,
+    INFERENCE,
+    METADATA,
+    NAME_PATTERN,
+    NETWORK_TARGET,
+    WEIGHTS,
+    Bundle,
+    read_bundle,
+)
+from MTMed3DCore.bundles.manifest import file_sha256, write_manifest
+from MTMed3DCore.errors import WrongUse
+from MTMed3DCore.findings import RESEARCH_USE
+
+if TYPE_CHECKING:
+    import torch
+
+    from MTMed3DCore.inference.settings import InferenceSettings
+    from MTMed3DCore.networks import MultiTaskNetwork
+
+METADATA_SCHEMA = (
+    "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+)
+_REQUIRED_PACKAGES = ("nibabel", "SimpleITK", "safetensors", "scipy")
+
+
+def save_bundle(
+    folder: str | Path,
+    network: MultiTaskNetwork,
+    settings: InferenceSettings,
+    *,
+    name: str,
+    version: str,
+    trained_on: str,
+    card: str,
+    half: bool = False,
+    overwrite: bool = False,
+) -> Bundle:
+    """Write a network and its settings as a bundle.
+
+    Everything is written into a temporary folder beside `folder`, which is then renamed.
+
+    Args:
+        folder: of the new bundle; must not exist unless `overwrite`.
+        network: its tensors and its `config` are stored.
+        settings: how it is applied to a study.
+        name: letters, digits, dot, dash and underscore.
+        version: of the model.
+        trained_on: one sentence, shown with every result.
+        card: the model card as Markdown.
+        half: store the tensors with two or more dimensions as fp16, and index tables in the smallest type that holds
+            them, which halves the file. Biases, norms and running statistics stay fp32.
+        overwrite: replace a bundle that lies there.
+
+    Raises:
+        WrongUse: a bad name, a folder that exists, or a weight beyond the range of fp16.
+    """
+    folder = Path(folder).expanduser().absolute()
+    if not NAME_PATTERN.fullmatch(name):
+        raise WrongUse(
+            "bundle-name", f"{name!r} is no name of a bundle.", "Use letters, digits, dot, dash, underscore."
+        )
+    if folder.exists() and not overwrite:
+        raise WrongUse("output-exists", f"{folder} exists.", "Choose another folder, or ask for it to be replaced.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+    try:
+        for path in (METADATA, WEIGHTS, CARD):
+            (partial / path).parent.mkdir(exist_ok=True)
+        _write_weights(partial / WEIGHTS, network, half)
+        _write_json(partial / INFERENCE, _inference(network, settings))
+        metadata = _metadata(network, settings, name, version, trained_on, file_sha256(partial / WEIGHTS))
+        _write_json(partial / METADATA, metadata)
+        (partial / CARD).write_text(card, encoding="utf-8", newline="\n")
+        write_manifest(partial)
+        read_bundle(partial)
+        partial.chmod(0o755)  # mkdtemp makes it private; a bundle may be shared
+        _replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return read_bundle(folder)
+
+
+def _replace(partial: Path, folder: Path) -> None:
+    if not folder.exists():
+        partial.rename(folder)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-old-", dir=folder.parent))
+    folder.rename(aside / folder.name)
+    try:
+        partial.rename(folder)
+    except OSError:
+        (aside / folder.name).rename(folder)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_weights(path: Path, network: MultiTaskNetwork, half: bool) -> None:
+    from safetensors.torch import save_file
+
+    tensors = network.state_dict()
+    save_file({key: _stored(key, tensor, half) for key, tensor in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def _stored(key: str, tensor: torch.Tensor, half: bool) -> torch.Tensor:
+    import torch
+
+    # A copy of its own for every tensor: safetensors refuses tensors that share memory.
+    tensor = tensor.detach().to("cpu", copy=True).contiguous()
+    if not half or tensor.ndim < 2:
+        return tensor
+    if not tensor.is_floating_point():
+        kinds = (torch.int16, torch.int32, torch.int64)
+        return tensor.to(next(kind for kind in kinds if torch.equal(tensor.to(kind).to(tensor.dtype), tensor)))
+    halved = tensor.half()
+    if not torch.isfinite(halved).all():
+        raise WrongUse("weights-range", f"{key} has values up to {tensor.abs().max():g}, beyond fp16.", "Store fp32.")
+    return halved
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8", newline="\n")
+
+
+def _inference(network: MultiTaskNetwork, settings: InferenceSettings) -> dict[str, Any]:
+    return {"network_def": {"_target_": NETWORK_TARGET, **network.config}, "mtmed3d": settings.to_dict()}
+
+
+def _installed(package: str) -> str:
+    try:
+        return installed_version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _metadata(
+    network: MultiTaskNetwork, settings: InferenceSettings, name: str, version: str, trained_on: str, sha256: str
+) -> dict[str, Any]:
+    """The keys of MONAI's bundle metadata schema, and ours under `mtmed3d`."""
+    channels = {str(index): sequence for index, sequence in enumerate(settings.channel_order)}
+    image = {
+        "type": "image",
+        "format": "magnitude",
+        "modality": "MR",
+        "num_channels": len(settings.channel_order),
+        "spatial_shape": ["32*n", "32*n", "32*n"],
+        "dtype": "float32",
+        "value_range": [-10, 10],
+        "is_patch_data": True,
+        "channel_def": channels,
+    }
+    regions = {
+        "type": "image",
+        "format": "segmentation",
+        "num_channels": 3,
+        "spatial_shape": ["32*n", "32*n", "32*n"],
+        "dtype": "float32",
+        "value_range": [0, 1],
+        "is_patch_data": True,
+        "channel_def": {"0": "tumour core", "1": "whole tumour", "2": "enhancing tumour"},
+    }
+    return {
+        "schema": METADATA_SCHEMA,
+        "version": version,
+        "changelog": {version: "first version under this number"},
+        "monai_version": _installed("monai"),
+        "pytorch_version": _installed("torch"),
+        "numpy_version": _installed("numpy"),
+        "required_packages_version": {package: _installed(package) for package in _REQUIRED_PACKAGES},
+        "name": name,
+        "task": "Brain tumour " + ", ".join(network.config.get("tasks", ())),
+        "description": f"MTMed3D network, preset {network.config.get('preset')}. Trained on: {trained_on}",
+        "authors": "MTMed3D contributors",
+        "copyright": "MTMed3D contributors",
+        "intended_use": RESEARCH_USE,
+        "references": ["Li, Iyengar, Xu. MTMed3D. arXiv:2511.12373"],
+        "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": regions}},
+        "mtmed3d": {"name": name, "trained_on": trained_on, "sha256": sha256, "written_by": __version__},
+    }

@@ -1,0 +1,108 @@
+"""The command line ``mtmed3d``: which commands there are, and how each refusal becomes a message and an exit code.
+
+Importing this module, and printing any help, loads neither torch nor numpy: a command imports its work when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from MTMed3DCore import __version__
+from MTMed3DCore.commands import analyze, demo, doctor, model
+from MTMed3DCore.errors import Cancelled, MTMed3DError, OutOfResources, WrongUse
+
+COMMANDS = (analyze, demo, model, doctor)
+"""Modules with ``add_parser(subparsers)``; the order is that of the help."""
+EPILOG = """\
+examples:
+  mtmed3d demo                                  analyse a synthetic study; nothing to download
+  mtmed3d analyze case/ -o results/             one study: a folder with T1, T1ce, T2 and FLAIR
+  mtmed3d analyze cohort/* -o results/          several studies, one subfolder each
+  mtmed3d model list                            the models on this machine
+  mtmed3d doctor                                what this machine can do
+
+exit codes: 0 done, 2 wrong use, 3 input refused, 4 model refused, 5 out of resources, 130 cancelled.
+For research use only. Not a medical device; not for diagnosis or treatment.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises wrong use as `WrongUse`, so that it is reported like every other refusal."""
+
+    def error(self, message: str) -> NoReturn:
+        raise WrongUse("usage", f"{message[:1].upper()}{message[1:]}.", f"See `{self.prog} --help`.")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every command."""
+    parser = _Parser(
+        prog="mtmed3d",
+        description="Finds, outlines and grades brain tumours on four MR sequences. For research use only.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mtmed3d {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the arguments without the program's name; None takes those of the process.
+
+    Returns:
+        The exit code: 0 done, 2 wrong use, 3 input refused, 4 model refused, 5 out of resources, 130 cancelled.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in arguments
+    try:
+        options = build_parser().parse_args(arguments)
+        return int(options.run(options))
+    except KeyboardInterrupt:
+        return report(Cancelled(), as_json)
+    except MTMed3DError as error:
+        return report(error, as_json)
+    except MemoryError as error:
+        text = f"The memory of this machine does not suffice. {error}".strip()
+        remedy = "Close other programs, or use a machine with more memory."
+        return report(OutOfResources("out-of-memory", text, remedy), as_json)
+    except BrokenPipeError:
+        # Whoever read the output has gone, as `| head` does; without this, Python complains when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return report(_refusal(error), as_json)
+    except SystemExit as stop:  # argparse ends --help and --version this way
+        return stop.code if isinstance(stop.code, int) else 0
+
+
+def _refusal(error: OSError) -> MTMed3DError:
+    """A file that cannot be read or written, in the words of the system."""
+    text = f"{error.filename or 'A file'}: {error.strerror or error}."
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM}:
+        return OutOfResources("disk-full", text, "Free some space, or give another output folder.")
+    return WrongUse("file-access", text, "Check that the path exists and that you may read and write there.")
+
+
+def report(error: MTMed3DError, as_json: bool) -> int:
+    """Say a refusal on stderr, and with `as_json` on stdout for a machine; returns its exit code."""
+    print(f"error: {error.text}", file=sys.stderr)
+    if error.remedy:
+        print(f"remedy: {error.remedy}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": {"code": error.code, "text": error.text, "remedy": error.remedy}}))
+    return error.exit_code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,185 @@
+"""``preview.png``: three planes through every lesion, in radiological display (the patient's right is on the left).
+
+Planes are voxel planes of the T1ce grid, its axes ordered and turned to the nearest anatomical ones: nothing is
+interpolated, so an oblique scan shows the slices that the scanner made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from MTMed3DCore.exports.markups import lesion_name
+from MTMed3DCore.exports.regions import LESION_COLOR, REGIONS
+from MTMed3DCore.findings import RESEARCH_USE, Findings, Lesion
+from MTMed3DCore.geometry import Grid, VoxelBox
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MAX_LESIONS = 6
+"""Rows of the picture at most; further lesions are counted in words."""
+_BACKGROUND, _INK, _MUTED = "#101418", "#f2f4f6", "#9aa5b1"
+_OVERLAY_OPACITY = 0.55
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """A display plane: its horizontal, vertical and fixed axes (0 R, 1 A, 2 S) and what stands at its edges."""
+
+    name: str
+    horizontal: int
+    vertical: int
+    fixed: int
+    edges: str  # left, right, bottom, top
+
+
+_PLANES = (
+    _Plane("axial", 0, 1, 2, "RLPA"),
+    _Plane("coronal", 0, 2, 1, "RLIS"),
+    _Plane("sagittal", 1, 2, 0, "APIS"),
+)
+
+
+@dataclass(frozen=True)
+class _Anatomical:
+    """Arrays of a grid seen along the nearest anatomical axes R, A, S; views, never copies."""
+
+    grid: Grid
+
+    @property
+    def orientation(self) -> npt.NDArray[Any]:
+        from nibabel.orientations import io_orientation
+
+        return np.asarray(io_orientation(self.grid.affine))
+
+    def array(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        from nibabel.orientations import apply_orientation
+
+        return np.asarray(apply_orientation(array, self.orientation))
+
+    def spacing(self) -> npt.NDArray[Any]:
+        spacing = np.empty(3)
+        spacing[self.orientation[:, 0].astype(int)] = self.grid.spacing
+        return spacing
+
+    def box(self, box: VoxelBox) -> VoxelBox:
+        lower, upper = np.empty(3), np.empty(3)
+        for axis, (target, direction) in enumerate(self.orientation):
+            low, high = box.lower[axis], box.upper[axis]
+            size = self.grid.shape[axis]
+            lower[int(target)], upper[int(target)] = (low, high) if direction > 0 else (size - high, size - low)
+        return VoxelBox(tuple(lower), tuple(upper))
+
+
+def write_preview(findings: Findings, path: Path) -> None:
+    """Draw the preview; without a study in the findings only the regions are drawn, without lesions the mid-planes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    view = _Anatomical(findings.grid)
+    labels = view.array(findings.labels)
+    image = None if findings.study is None else view.array(findings.study.sequences["t1ce"].array)
+    rows: tuple[Lesion | None, ...] = findings.lesions[:MAX_LESIONS] or (None,)
+    height = 3.5 * len(rows) + 1.3
+    figure = Figure(figsize=(10.5, height), facecolor=_BACKGROUND)
+    FigureCanvasAgg(figure)
+    window = (0.0, 1.0) if image is None else _window(image)
+    for row, lesion in enumerate(rows):
+        box = None if lesion is None else view.box(lesion.box.to_voxel(findings.grid))
+        center = np.array(labels.shape) / 2 if box is None else (np.array(box.lower) + box.upper) / 2
+        index = np.clip(np.floor(center).astype(int), 0, np.array(labels.shape) - 1)
+        top = height - 0.8 - 3.5 * row
+        title = "No lesion found" if lesion is None else _title(lesion)
+        _text(figure, 0.02, (top - 0.12) / height, title, size=11, color=_INK, va="center")
+        for column, plane in enumerate(_PLANES):
+            axes = figure.add_axes((0.02 + 0.325 * column, (top - 3.4) / height, 0.31, 3.1 / height))
+            _draw(axes, plane, image, labels, box, index, view.spacing(), window)
+    _frame(figure, findings, height)
+    figure.savefig(path, dpi=100, facecolor=_BACKGROUND, metadata={"Description": RESEARCH_USE})
+
+
+def _draw(
+    axes: Axes,
+    plane: _Plane,
+    image: npt.NDArray[Any] | None,
+    labels: npt.NDArray[Any],
+    box: VoxelBox | None,
+    index: npt.NDArray[Any],
+    spacing: npt.NDArray[Any],
+    window: tuple[float, float],
+) -> None:
+    """One plane through `index`; lengths on the axes are mm from the outer corner of the grid."""
+    from matplotlib.patches import Rectangle
+
+    horizontal, vertical, fixed = plane.horizontal, plane.vertical, plane.fixed
+    width, height = labels.shape[horizontal] * spacing[horizontal], labels.shape[vertical] * spacing[vertical]
+    where: dict[str, Any] = {"origin": "lower", "extent": (0, width, 0, height), "interpolation": "nearest"}
+
+    def section(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.take(array, index[fixed], axis=fixed).T  # the axes left over stay in the order R, A, S
+
+    grey = np.zeros(section(labels).shape) if image is None else section(image)
+    axes.imshow(grey, cmap="gray", vmin=window[0], vmax=window[1], **where)
+    axes.imshow(_overlay(section(labels)), **where)
+    if box is not None:
+        corner = (box.lower[horizontal] * spacing[horizontal], box.lower[vertical] * spacing[vertical])
+        extent = (box.size[horizontal] * spacing[horizontal], box.size[vertical] * spacing[vertical])
+        axes.add_patch(Rectangle(corner, *extent, fill=False, linewidth=1.4, edgecolor=np.array(LESION_COLOR) / 255))
+    axes.set_xlim(width, 0)  # right and anterior are shown on the left
+    axes.set_ylim(0, height)
+    axes.set_aspect("equal")
+    axes.set_facecolor("black")
+    axes.set(xticks=[], yticks=[])
+    spots = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"), (0.5, 0.02, "center", "bottom"),
+             (0.5, 0.98, "center", "top"))  # fmt: skip
+    for letter, (x, y, ha, va) in zip(plane.edges, spots, strict=True):
+        axes.text(x, y, letter, transform=axes.transAxes, color=_MUTED, fontsize=8, ha=ha, va=va)
+    axes.text(0.02, 0.02, f"{plane.name} {index[fixed]}", transform=axes.transAxes, color=_MUTED, fontsize=8)
+
+
+def _overlay(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    colors = np.zeros((*labels.shape, 4))
+    for region in REGIONS:
+        colors[labels == region.label] = (*region.rgb, _OVERLAY_OPACITY)
+    return colors
+
+
+def _window(image: npt.NDArray[Any]) -> tuple[float, float]:
+    """Grey window from the darkest to nearly the brightest tissue, on every fourth voxel of each axis."""
+    sample = image[::4, ::4, ::4]
+    sample = sample[np.isfinite(sample) & (sample != 0)]
+    if sample.size == 0:
+        return 0.0, 1.0
+    high = float(np.percentile(sample, 99.7))
+    low = min(0.0, float(sample.min()))
+    return low, high if high > low else low + 1.0
+
+
+def _frame(figure: Figure, findings: Findings, height: float) -> None:
+    grade = findings.grade
+    said = "no grade" if grade is None else f"grade {grade.label}, P(HGG) {grade.probability_hgg:.2f}"
+    hidden = len(findings.lesions) - MAX_LESIONS
+    more = f"   {hidden} more lesions not shown" if hidden > 0 else ""
+    _text(figure, 0.02, 1 - 0.3 / height, findings.study_id, size=15, color=_INK, va="center", weight="bold")
+    _text(figure, 0.98, 1 - 0.3 / height, said + more, size=12, color=_INK, va="center", ha="right")
+    for column, region in enumerate(REGIONS):
+        x = 0.02 + 0.14 * column
+        _text(figure, x, 1 - 0.62 / height, "\u25a0", size=11, color=region.rgb, va="center")
+        _text(figure, x + 0.017, 1 - 0.62 / height, region.name, size=9, color=_MUTED, va="center")
+    _text(figure, 0.5, 0.2 / height, RESEARCH_USE, size=9, color=_INK, va="center", ha="center")
+
+
+def _title(lesion: Lesion) -> str:
+    origin = "" if lesion.origin == "detection" else "   box drawn round a region"
+    volume, diameter = lesion.volumes_ml["whole_tumour"], lesion.longest_diameter_mm
+    return f"{lesion_name(lesion)}   {volume:.1f} ml   {diameter:.0f} mm{origin}"
+
+
+def _text(figure: Figure, x: float, y: float, text: str, *, size: float, **style: Any) -> None:
+    figure.text(x, y, text, fontsize=size, parse_math=False, **style)

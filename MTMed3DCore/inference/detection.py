@@ -1,0 +1,113 @@
+"""From the detection maps of windows to boxes in the whole volume.
+
+Anchors and box coding are MONAI's (`AnchorGeneratorWithAnchorShape`, `BoxCoder`); only their place differs: anchors
+stand where the window stands in the whole volume, so boxes need no later shift and one suppression serves all windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.apps.detection.utils.anchor_utils import AnchorGeneratorWithAnchorShape
+from monai.apps.detection.utils.box_coder import BoxCoder
+from monai.data.box_utils import clip_boxes_to_image, non_max_suppression
+
+from MTMed3DCore.errors import ModelRefused
+from MTMed3DCore.inference.settings import InferenceSettings
+
+CANDIDATES_PER_LEVEL = 1000
+"""Boxes of one level that enter the suppression, as in RetinaNet."""
+Triple = tuple[int, int, int]
+Level = tuple[torch.Tensor, torch.Tensor]
+
+
+def level_anchors(settings: InferenceSettings, window: Triple, levels: Sequence[Triple]) -> list[torch.Tensor]:
+    """Anchors of a window at the origin, by level, each (x * y * z * A, 6) half-open voxel boxes, place by place.
+
+    Args:
+        window: sides of the window in voxels.
+        levels: sides of every level's map.
+    """
+    generator = AnchorGeneratorWithAnchorShape(settings.anchor_scales, settings.anchor_shapes)
+    strides = [[torch.tensor(side // n) for side, n in zip(window, level, strict=True)] for level in levels]
+    anchors: list[torch.Tensor] = generator.grid_anchors([list(level) for level in levels], strides)
+    return anchors
+
+
+class BoxCollector:
+    """Gathers boxes window by window, then merges them once.
+
+    Args:
+        settings: anchors and thresholds.
+        extent: sides of the working volume in voxels (without padding); boxes are clipped to it.
+    """
+
+    def __init__(self, settings: InferenceSettings, extent: Triple) -> None:
+        self._settings = settings
+        self._extent = extent
+        self._coder = BoxCoder((1.0,) * 6)
+        self._anchors: dict[tuple[Triple, ...], list[torch.Tensor]] = {}
+        self._found: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in settings.anchor_scales]
+
+    def add(self, maps: Sequence[Level], start: Triple, window: Triple, own: tuple[Triple, Triple]) -> None:
+        """Take the boxes of one window.
+
+        Args:
+            maps: by level, score logits (1, A, x, y, z) and deltas (1, 6A, x, y, z), the latter anchor by anchor.
+            start: the window's first voxel in the working volume.
+            window: the window's sides.
+            own: lower and upper bound (half-open, voxels of the working volume) of the part of the volume that this
+                window answers for; anchors with their centres elsewhere are left to the other windows.
+
+        Raises:
+            ModelRefused: the maps do not fit the anchors of the settings, or the chosen deltas are not finite.
+        """
+        settings = self._settings
+        anchor_count = len(settings.anchor_shapes)
+        if len(maps) != len(settings.anchor_scales) or any(scores.shape[1] != anchor_count for scores, _ in maps):
+            raise ModelRefused(
+                "anchors-mismatch",
+                f"The settings name {anchor_count} anchors at {len(settings.anchor_scales)} levels; the network has "
+                f"{[int(scores.shape[1]) for scores, _ in maps]} by level.",
+                "Install the model again, or ask its maker.",
+            )
+        shapes = tuple((int(s.shape[2]), int(s.shape[3]), int(s.shape[4])) for s, _ in maps)
+        if (window, *shapes) not in self._anchors:
+            self._anchors[(window, *shapes)] = level_anchors(settings, window, shapes)
+        for level, ((scores, deltas), anchors) in enumerate(zip(maps, self._anchors[(window, *shapes)], strict=True)):
+            probability = torch.sigmoid(scores[0].float()).permute(1, 2, 3, 0).reshape(-1).cpu()
+            codes = deltas[0].float().unflatten(0, (anchor_count, 6)).permute(2, 3, 4, 0, 1).reshape(-1, 6).cpu()
+            offset = torch.tensor(start * 2, dtype=torch.float32)
+            centres = (anchors[:, :3] + anchors[:, 3:]) / 2 + offset[:3]
+            mine = ((centres >= torch.tensor(own[0])) & (centres < torch.tensor(own[1]))).all(dim=1)
+            chosen = torch.where(mine & (probability > settings.score_threshold))[0]
+            best, rank = probability[chosen].topk(min(CANDIDATES_PER_LEVEL, len(chosen)))
+            chosen = chosen[rank]
+            if not torch.isfinite(codes[chosen]).all():
+                raise ModelRefused(
+                    "output-not-finite",
+                    "The network's boxes are not finite.",
+                    "Analyse with --precision fp32; if that does not help, the model is damaged.",
+                )
+            self._found[level].append((self._coder.decode_single(codes[chosen], anchors[chosen] + offset), best))
+
+    def merged(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Boxes (N, 6), half-open voxels of the working volume, and scores (N,), best first."""
+        boxes, scores = [torch.zeros((0, 6))], [torch.zeros(0)]
+        for level in self._found:
+            if not level:
+                continue
+            level_boxes = torch.cat([each for each, _ in level])
+            level_scores, rank = torch.cat([each for _, each in level]).sort(descending=True, stable=True)
+            rank, level_scores = rank[:CANDIDATES_PER_LEVEL], level_scores[:CANDIDATES_PER_LEVEL]
+            clipped, kept = clip_boxes_to_image(level_boxes[rank], self._extent, remove_empty=True)
+            boxes.append(torch.as_tensor(clipped))
+            scores.append(level_scores[torch.as_tensor(kept)])
+        all_boxes, all_scores = torch.cat(boxes), torch.cat(scores)
+        keep = torch.as_tensor(
+            non_max_suppression(all_boxes, all_scores, self._settings.nms_iou, self._settings.max_detections)
+        ).long()
+        return all_boxes[keep].numpy(), all_scores[keep].numpy()

@@ -1,0 +1,202 @@
+"""From region probabilities and detected boxes to lesions on the native grid.
+
+The two heads seldom agree to the voxel, so one rule reconciles them:
+
+* a whole-tumour component belongs to the detected box that overlaps it best, if any overlaps it enough;
+* a box with components is one lesion: it keeps the detection's score, and takes the tight box of its voxels, because
+  regions are accurate to the voxel and boxes are not;
+* a component without a box is a lesion of origin ``"region"`` with a lowered score, and a notice;
+* a box without any tumour voxel is a lesion of origin ``"detection"`` without volume, and a notice;
+* a box whose tumour voxels all belong to a better box saw the same tumour twice, and is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+from scipy.spatial import ConvexHull
+from scipy.spatial.distance import pdist
+
+from MTMed3DCore.findings import ENHANCING, NECROTIC_CORE, OEDEMA, Lesion, Notice, volumes_ml
+from MTMed3DCore.geometry import CORNER_SIGNS, Grid, VoxelBox
+
+MERGE_MM = 5.0
+"""Whole-tumour components closer than this are one lesion."""
+ENOUGH_IOU = 0.1
+"""Overlap with a component's tight box from which a detected box holds it: the hit criterion of the published work."""
+ENOUGH_CONTAINED = 0.5
+"""Share of a component's voxels inside a detected box from which the box holds it, however large the box is."""
+REGION_SCORE_FACTOR = 0.5
+"""A region that the detection head did not confirm scores half its mean whole-tumour probability."""
+TUMOUR_CORE, WHOLE_TUMOUR, ENHANCING_TUMOUR = range(3)
+_EVERYWHERE = np.ones((3, 3, 3), dtype=bool)
+
+
+@dataclass(frozen=True, eq=False)
+class LesionSet:
+    """Labels and lesions that agree with each other.
+
+    Args:
+        labels: uint8 (X, Y, Z): 0 none, 1 necrotic core, 2 oedema, 4 enhancing.
+        lesions: best score first.
+        notices: where the heads disagreed.
+    """
+
+    labels: npt.NDArray[np.uint8]
+    lesions: tuple[Lesion, ...]
+    notices: tuple[Notice, ...]
+
+
+def find_lesions(
+    regions: npt.NDArray[np.floating[Any]],
+    boxes: Sequence[VoxelBox],
+    scores: Sequence[float],
+    grid: Grid,
+    *,
+    region_threshold: float,
+    minimum_lesion_ml: float,
+    score_threshold: float = 0.0,
+) -> LesionSet:
+    """Labels and lesions of a study.
+
+    Args:
+        regions: probabilities (3, X, Y, Z) of TC, WT, ET on `grid`.
+        boxes: detected boxes in voxels of `grid`.
+        scores: of the boxes, 0 to 1.
+        grid: the native T1ce grid.
+        region_threshold: probability from which a voxel belongs to a region.
+        minimum_lesion_ml: whole-tumour volume below which a component is noise.
+        score_threshold: detections below it are left aside.
+    """
+    labels = label_map(regions, region_threshold)
+    components = tumour_components(labels > 0, grid, minimum_lesion_ml)
+    labels[components == 0] = 0
+    extents = [VoxelBox.around(components == n) for n in range(1, int(components.max()) + 1)]
+    detections = [
+        (inside, float(score))
+        for box, score in zip(boxes, scores, strict=True)
+        if score >= score_threshold and (inside := _clipped(box, grid)) is not None
+    ]
+    owners = [_owner(components == n, extent, detections) for n, extent in enumerate(extents, start=1)]
+    lesions: list[Lesion] = []
+    notices: list[Notice] = []
+    for index, (box, score) in enumerate(detections):
+        held = [n for n, owner in enumerate(owners, start=1) if owner == index]
+        if held:
+            lesions.append(_lesion_of_region(np.isin(components, held), labels, grid, score, "detection"))
+        elif not components[box.slices(grid.shape)].any():
+            lesions.append(_lesion_of_box(box, grid, score))
+            text = f"A detected box (score {score:.2f}) holds no segmented tumour; look there."
+            notices.append(Notice("box-without-region", text))
+    for number, owner in enumerate(owners, start=1):
+        if owner is not None:
+            continue
+        region = components == number
+        score = REGION_SCORE_FACTOR * float(regions[WHOLE_TUMOUR][region].mean())
+        lesions.append(_lesion_of_region(region, labels, grid, score, "region"))
+        volume = float(region.sum()) * grid.voxel_volume_ml
+        text = f"A segmented tumour of {volume:.1f} ml was not found by the box detector."
+        notices.append(Notice("region-without-box", text))
+    lesions.sort(key=lambda lesion: -lesion.score)
+    numbered = tuple(
+        Lesion(n, each.score, each.box, each.volumes_ml, each.longest_diameter_mm, each.origin)
+        for n, each in enumerate(lesions, start=1)
+    )
+    return LesionSet(labels, numbered, tuple(notices))
+
+
+def label_map(regions: npt.NDArray[np.floating[Any]], threshold: float) -> npt.NDArray[np.uint8]:
+    """Probabilities (3, X, Y, Z) of TC, WT, ET to labels.
+
+    Regions are nested: what enhances is core, what is core is tumour. A voxel that breaks the nesting counts for the
+    inner region, as in the BraTS convention of painting WT, then TC, then ET over it.
+    """
+    labels = np.zeros(regions.shape[1:], dtype=np.uint8)
+    for region, label in ((WHOLE_TUMOUR, OEDEMA), (TUMOUR_CORE, NECROTIC_CORE), (ENHANCING_TUMOUR, ENHANCING)):
+        labels[regions[region] >= threshold] = label
+    return labels
+
+
+def tumour_components(tumour: npt.NDArray[np.bool_], grid: Grid, minimum_ml: float) -> npt.NDArray[np.int32]:
+    """Number the separate tumours of a mask from 1; 0 elsewhere and where a tumour is smaller than `minimum_ml`.
+
+    Voxels that touch (26 neighbours) are one tumour, and so are parts less than about `MERGE_MM` apart.
+    """
+    result = np.zeros(tumour.shape, dtype=np.int32)
+    if not tumour.any():
+        return result
+    where = VoxelBox.around(tumour).slices(grid.shape)
+    mask = tumour[where]
+    near = ndimage.distance_transform_edt(~mask, sampling=grid.spacing) < MERGE_MM / 2
+    numbers, _ = ndimage.label(near | mask, structure=_EVERYWHERE)
+    numbers *= mask
+    kept = np.bincount(numbers.ravel()) * grid.voxel_volume_ml >= minimum_ml
+    kept[0] = False
+    renumbered = np.where(kept, np.cumsum(kept), 0).astype(np.int32)
+    result[where] = renumbered[numbers]
+    return result
+
+
+def longest_diameter_mm(mask: npt.NDArray[np.bool_], grid: Grid) -> float:
+    """Greatest distance between two points of a mask (X, Y, Z) in mm.
+
+    A voxel reaches to the centres of its six faces, so one voxel of 1 mm measures 1 mm and a smooth body its true
+    length on average.
+
+    Raises:
+        ValueError: no voxel is true.
+    """
+    where = VoxelBox.around(mask).slices(grid.shape)
+    part = mask[where]
+    columns = part.any(axis=2)
+    first, last = part.argmax(axis=2), part.shape[2] - 1 - part[:, :, ::-1].argmax(axis=2)
+    x, y = np.nonzero(columns)
+    # The ends of the columns span the same convex hull as all voxels together.
+    ends = np.concatenate([np.stack([x, y, side[columns]], axis=1) for side in (first, last)]).astype(np.float64)
+    faces = np.concatenate([np.eye(3), -np.eye(3)]) / 2
+    points = grid.to_world((ends[:, None] + faces + [each.start for each in where]).reshape(-1, 3))
+    return float(pdist(points[ConvexHull(points).vertices]).max())
+
+
+def _owner(region: npt.NDArray[np.bool_], extent: VoxelBox, detections: Sequence[tuple[VoxelBox, float]]) -> int | None:
+    """Index of the detection that overlaps a component best, or None where none overlaps it enough."""
+    best: tuple[float, float, float] | None = None
+    owner = None
+    volume = float(region.sum())
+    for index, (box, score) in enumerate(detections):
+        iou = extent.iou(box)
+        contained = float(region[box.slices((region.shape[0], region.shape[1], region.shape[2]))].sum()) / volume
+        if iou < ENOUGH_IOU and contained < ENOUGH_CONTAINED:
+            continue
+        if best is None or (iou, contained, score) > best:
+            best, owner = (iou, contained, score), index
+    return owner
+
+
+def _clipped(box: VoxelBox, grid: Grid) -> VoxelBox | None:
+    """The part of a box inside the grid, or None."""
+    lower, upper = np.clip(box.lower, 0, grid.shape), np.clip(box.upper, 0, grid.shape)
+    if (upper - lower <= 0).any():
+        return None
+    return VoxelBox.from_list([*lower, *upper])
+
+
+def _lesion_of_region(
+    region: npt.NDArray[np.bool_], labels: npt.NDArray[np.uint8], grid: Grid, score: float, origin: str
+) -> Lesion:
+    box = VoxelBox.around(region)
+    where = box.slices(grid.shape)
+    volumes = volumes_ml(labels[where] * region[where], grid)
+    return Lesion(0, score, box.to_world(grid), volumes, longest_diameter_mm(region, grid), origin)
+
+
+def _lesion_of_box(box: VoxelBox, grid: Grid, score: float) -> Lesion:
+    world = box.to_world(grid)
+    corners = world.center + (CORNER_SIGNS * world.size / 2) @ world.axes
+    empty = volumes_ml(np.zeros((1, 1, 1), dtype=np.uint8), grid)
+    return Lesion(0, score, world, empty, float(pdist(corners).max()), "detection")

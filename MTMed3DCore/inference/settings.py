@@ -1,0 +1,114 @@
+"""Everything about a model's use that is not in its weights; stored with the weights in a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from MTMed3DCore.errors import ModelRefused
+from MTMed3DCore.preparation.kinds import NORMALISATIONS
+from MTMed3DCore.sequences import SEQUENCES
+
+GRANULE = 32
+"""Stride of the network's coarsest level: sides and starts of windows are multiples of it."""
+
+
+@dataclass(frozen=True)
+class InferenceSettings:
+    """How a model wants its input, and how its output is read.
+
+    Args:
+        channel_order: sequences in the order of the network's input channels.
+        channel_order_assumed: True when nobody stated the order (the authors' checkpoints carry none).
+        spacing_mm: working spacing.
+        window: side of the cubic window in voxels, a multiple of 32.
+        normalisation: one of `MTMed3DCore.preparation.NORMALISATIONS`.
+        region_threshold: probability from which a voxel belongs to a region.
+        anchor_shapes: base anchors in working voxels, each ``(x, y, z)``.
+        anchor_scales: factor on the base anchors for each detection level.
+        score_threshold: detection score below which a box is not looked at.
+        nms_iou: overlap above which the weaker of two boxes is dropped.
+        max_detections: boxes kept a study.
+        minimum_lesion_ml: whole-tumour volume below which a region is taken for noise.
+        grading_crop: side of the cube of segmentation logits that the grading branch sees, in working voxels.
+
+    Raises:
+        ModelRefused: a value that no model can have.
+    """
+
+    channel_order: Sequence[str] = SEQUENCES
+    channel_order_assumed: bool = False
+    spacing_mm: float = 1.0
+    window: int = 96
+    normalisation: str = "zscore_brain"
+    region_threshold: float = 0.5
+    anchor_shapes: Sequence[Sequence[float]] = (
+        (22, 29, 26),
+        (20, 32, 29),
+        (21, 29, 28),
+        (15, 30, 20),
+        (35, 35, 30),
+    )
+    anchor_scales: Sequence[float] = (1, 2, 4, 8)
+    score_threshold: float = 0.1
+    nms_iou: float = 0.22
+    max_detections: int = 10
+    minimum_lesion_ml: float = 0.1
+    grading_crop: int = 96
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "channel_order", tuple(self.channel_order))
+        object.__setattr__(self, "anchor_shapes", tuple(tuple(shape) for shape in self.anchor_shapes))
+        object.__setattr__(self, "anchor_scales", tuple(self.anchor_scales))
+        checks = {
+            "channel_order": sorted(self.channel_order) == sorted(SEQUENCES),
+            "spacing_mm": self.spacing_mm > 0,
+            "window": self.window >= GRANULE and self.window % GRANULE == 0,
+            "normalisation": self.normalisation in NORMALISATIONS,
+            "region_threshold": 0 < self.region_threshold < 1,
+            "anchor_shapes": bool(self.anchor_shapes)
+            and all(len(shape) == 3 and min(shape) > 0 for shape in self.anchor_shapes),
+            "anchor_scales": bool(self.anchor_scales) and min(self.anchor_scales) > 0,
+            "score_threshold": 0 <= self.score_threshold < 1,
+            "nms_iou": 0 <= self.nms_iou <= 1,
+            "max_detections": self.max_detections >= 1,
+            "minimum_lesion_ml": self.minimum_lesion_ml >= 0,
+            "grading_crop": self.grading_crop >= GRANULE and self.grading_crop % GRANULE == 0,
+        }
+        for name, holds in checks.items():
+            if not holds:
+                raise ModelRefused(
+                    "settings-invalid",
+                    f"The model's setting {name} is {getattr(self, name)!r}.",
+                    "Install the model again, or ask its maker.",
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        plain = asdict(self)
+        plain["channel_order"] = list(self.channel_order)
+        plain["anchor_shapes"] = [list(shape) for shape in self.anchor_shapes]
+        plain["anchor_scales"] = list(self.anchor_scales)
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> InferenceSettings:
+        """From `to_dict`'s form; what is missing takes its default.
+
+        Raises:
+            ModelRefused: a setting that this version does not know, or a value that no model can have.
+        """
+        unknown = sorted(set(plain) - {each.name for each in fields(cls)})
+        if unknown:
+            raise ModelRefused(
+                "settings-unknown",
+                f"The model has settings that this version does not know: {', '.join(unknown)}.",
+                "Update MTMed3D.",
+            )
+        try:
+            return cls(**plain)
+        except TypeError as error:
+            raise ModelRefused(
+                "settings-invalid", f"The model's settings are malformed: {error}.", "Install the model again."
+            ) from error

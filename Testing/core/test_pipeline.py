@@ -1,0 +1,149 @@
+"""The whole analysis, with a network that reads its answer off the image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from MTMed3DCore.bundles import Bundle
+from MTMed3DCore.errors import Cancelled, OutOfResources, WrongUse
+from MTMed3DCore.findings import Notice
+from MTMed3DCore.geometry import Grid
+from MTMed3DCore.inference import InferenceSettings, analyze, choose_device, choose_precision
+from MTMed3DCore.sequences import SEQUENCES
+
+SETTINGS = InferenceSettings(spacing_mm=1.0, window=32, anchor_shapes=[[12, 12, 12]], grading_crop=32)
+
+
+class BrightTumourNetwork:
+    """Takes what is bright in the first channel for tumour, and boxes every place whose middle is in it."""
+
+    def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [functional.avg_pool3d(x, stride) for stride in (2, 4, 8, 16, 32)]
+
+    def segment(self, x: torch.Tensor, features: list[torch.Tensor]) -> torch.Tensor:
+        return (x[:, :1] - 2.0).repeat(1, 3, 1, 1, 1) * 20
+
+    def detect(self, features: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        pairs = [(f[:, :1] * 4 - 14, torch.zeros(1, 6, *f.shape[2:])) for f in features[1:]]
+        return [pairs[0], *((scores * 0 - 20, deltas) for scores, deltas in pairs[1:])]
+
+    def grade(self, segmentation: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([[1.0, 0.0]])
+
+
+class StubBundle(Bundle):
+    """A bundle whose network needs no weights."""
+
+    def load(self, device: str | torch.device = "cpu") -> BrightTumourNetwork:  # type: ignore[override]
+        return BrightTumourNetwork()
+
+
+def bundle(settings: InferenceSettings = SETTINGS) -> Bundle:
+    return StubBundle(Path("nowhere"), "stub", "1.2", "nothing", {}, settings, "0" * 64, 0, {})
+
+
+def study(tumour_at: tuple[int, int, int] = (14, 40, 11)) -> SimpleNamespace:
+    """An oblique, flipped, anisotropic scan with a ball of 12 mm, bright in every sequence."""
+    turn = np.array([[0.96, -0.28, 0.0], [0.28, 0.96, 0.0], [0.0, 0.0, 1.0]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([-1.0, -1.0, 2.0])
+    affine[:3, 3] = [20.0, 30.0, -10.0]
+    grid = Grid((50, 60, 28), affine)
+    world = grid.to_world(np.stack(np.indices(grid.shape), axis=-1))
+    brain = np.linalg.norm((world - grid.to_world((24.5, 29.5, 13.5))) / [1.0, 1.15, 1.1], axis=-1) < 23
+    tumour = np.linalg.norm(world - grid.to_world(tumour_at), axis=-1) < 6
+    array = (brain * np.random.default_rng(0).normal(100, 3, grid.shape) + tumour * 200).astype(np.float32)
+    return SimpleNamespace(
+        id="case",
+        grid=grid,
+        sequences={name: SimpleNamespace(array=array) for name in SEQUENCES},
+        sources={name: Path(f"{name}.nii.gz") for name in SEQUENCES},
+        warnings=(Notice("from-reading", "Said when the study was read."),),
+        tumour=tumour,
+    )
+
+
+def test_an_analysis_finds_the_tumour_where_it_lies_on_the_scan() -> None:
+    case = study()
+    findings = analyze(case, bundle(), device="cpu", read_s=1.5)
+    (lesion,) = findings.lesions
+    assert lesion.origin == "detection"
+    np.testing.assert_allclose(lesion.box.center, case.grid.to_world((14, 40, 11)), atol=0.5)
+    np.testing.assert_allclose(lesion.box.size, [11, 11, 10], atol=2.01)
+    found = findings.labels > 0
+    assert 2 * (found & case.tumour).sum() / (found.sum() + case.tumour.sum()) > 0.9
+    assert lesion.volumes_ml["enhancing"] == pytest.approx(4 / 3 * np.pi * 0.6**3, rel=0.15)
+    assert lesion.longest_diameter_mm == pytest.approx(12, abs=1.5)
+    assert findings.grade is not None
+    assert findings.grade.label == "LGG"
+    assert findings.grade.probability_hgg == pytest.approx(1 / (1 + np.e))
+
+
+def test_findings_say_where_they_come_from() -> None:
+    findings = analyze(study(), bundle(), device="cpu", read_s=1.5)
+    assert (findings.study_id, findings.model.name, findings.model.version) == ("case", "stub", "1.2")
+    assert findings.sources["t2"] == "t2.nii.gz"
+    assert findings.warnings[0].code == "from-reading"
+    assert findings.timing_s["read"] == 1.5
+    assert findings.timing_s["total"] == pytest.approx(sum(findings.timing_s[k] for k in ("read", "prepare", "infer")))
+    assert (findings.software["device"], findings.software["precision"]) == ("cpu", "fp32")
+
+
+def test_an_assumed_channel_order_is_said() -> None:
+    assumed = InferenceSettings.from_dict({**SETTINGS.to_dict(), "channel_order_assumed": True})
+    assert "channel-order-assumed" in [notice.code for notice in analyze(study(), bundle(assumed)).warnings]
+
+
+def test_a_study_without_tumour_has_neither_lesion_nor_grade() -> None:
+    case = study()
+    for volume in case.sequences.values():
+        volume.array = np.where(case.tumour, 100.0, volume.array).astype(np.float32)
+    findings = analyze(case, bundle(), device="cpu")
+    assert findings.lesions == ()
+    assert findings.grade is None
+    assert not findings.labels.any()
+
+
+def test_the_listener_hears_the_stages_in_order_and_can_stop_them() -> None:
+    stages: list[str] = []
+    analyze(study(), bundle(), device="cpu", progress=lambda stage, fraction, text: stages.append(stage))
+    assert list(dict.fromkeys(stages)) == ["prepare", "infer"]
+
+    def stop(stage: str, fraction: float, text: str) -> None:
+        if stage == "infer":
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        analyze(study(), bundle(), device="cpu", progress=stop)
+
+
+def test_short_memory_is_a_refusal_with_a_remedy() -> None:
+    class Greedy(BrightTumourNetwork):
+        def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    with pytest.raises(OutOfResources) as refusal:
+        analyze(study(), bundle(), device="cpu", network=Greedy())
+    assert refusal.value.code == "memory"
+
+
+@pytest.mark.parametrize(
+    ("device", "code"), [("gpu", "device-unknown"), ("cpu:1", "device-unknown"), ("cuda:99", "device-absent")]
+)
+def test_devices_that_do_not_exist_are_refused(device: str, code: str) -> None:
+    with pytest.raises(WrongUse, match=device) as refusal:
+        choose_device(device)
+    assert refusal.value.code == code
+
+
+def test_the_cpu_computes_in_fp32_unless_told_otherwise() -> None:
+    assert choose_precision("auto", torch.device("cpu")) == "fp32"
+    assert choose_precision("bf16", torch.device("cpu")) == "bf16"
+    with pytest.raises(WrongUse, match="fp16"):
+        choose_precision("fp16", torch.device("cpu"))

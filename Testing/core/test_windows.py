@@ -1,0 +1,200 @@
+"""Windows, stitching, and the order in which the tasks run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from MTMed3DCore.errors import Cancelled, ModelRefused
+from MTMed3DCore.geometry import Grid
+from MTMed3DCore.inference.settings import InferenceSettings
+from MTMed3DCore.inference.windows import grading_crop, plan_windows, run_network
+from MTMed3DCore.preparation import PreparedStudy
+from MTMed3DCore.sequences import SEQUENCES
+
+SETTINGS = InferenceSettings(
+    window=64, score_threshold=0.5, max_detections=50, nms_iou=0.3, anchor_shapes=[[10, 12, 14], [20, 16, 18]]
+)
+
+
+class LocalNetwork:
+    """Answers in each voxel and place from what lies in it alone, so windows must make no difference."""
+
+    def __init__(self) -> None:
+        random = torch.Generator().manual_seed(0)
+        self.mix = torch.randn(3, 4, 1, 1, 1, generator=random)
+        self.heads = [(torch.randn(2, 4, 1, 1, 1, generator=random), torch.randn(12, 4, 1, 1, 1, generator=random))]
+        self.heads *= 4
+        self.graded: list[torch.Tensor] = []
+        self.encoded = 0
+
+    def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
+        self.encoded += 1
+        assert all(side % 32 == 0 for side in x.shape[2:])
+        return [functional.avg_pool3d(x, stride) * stride for stride in (2, 4, 8, 16, 32)]
+
+    def segment(self, x: torch.Tensor, features: list[torch.Tensor]) -> torch.Tensor:
+        return functional.conv3d(x, self.mix)
+
+    def detect(self, features: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        pairs = zip(features[1:], self.heads, strict=True)
+        return [(functional.conv3d(f, s) - 3, functional.conv3d(f, b) * 0.1) for f, (s, b) in pairs]
+
+    def grade(self, segmentation: torch.Tensor) -> torch.Tensor:
+        self.graded.append(segmentation)
+        return torch.tensor([[0.0, np.log(3.0)]])
+
+
+def prepared_study(shape: tuple[int, int, int] = (130, 70, 100), seed: int = 0) -> PreparedStudy:
+    image = np.random.default_rng(seed).standard_normal((4, *shape), dtype=np.float32)
+    grid = Grid(shape, np.eye(4))
+    return PreparedStudy(image, np.ones(shape, dtype=bool), grid, grid, True)
+
+
+@pytest.mark.parametrize("window", [32, 64, 96, 128])
+@pytest.mark.parametrize("extent", [(240, 240, 155), (130, 70, 20), (128, 96, 33)])
+def test_windows_start_on_the_lattice_of_all_levels_and_their_parts_tile_the_volume(
+    extent: tuple[int, int, int], window: int
+) -> None:
+    padded, windows = plan_windows(extent, window)
+    tiles, covered = np.zeros(padded, dtype=int), np.zeros(padded, dtype=int)
+    for each in windows:
+        assert all(start % 32 == 0 for start in each.start)
+        assert all(side % 32 == 0 and side <= window for side in each.size)
+        tiles[tuple(slice(low, high) for low, high in zip(*each.own, strict=True))] += 1
+        covered[each.slices] += 1
+    assert (tiles == 1).all()
+    assert covered.min() >= 1
+    assert all(0 <= full - side < 32 and full % 32 == 0 for full, side in zip(padded, extent, strict=True))
+
+
+def test_an_axis_that_fits_into_a_window_gets_one_of_its_own_length() -> None:
+    padded, windows = plan_windows((60, 97, 30), 128)
+    assert padded == (64, 128, 32)
+    assert [(each.start, each.size) for each in windows] == [((0, 0, 0), (64, 128, 32))]
+
+
+def test_neighbouring_windows_overlap_by_thirty_two() -> None:
+    _, windows = plan_windows((160, 30, 30), 96)
+    assert [each.start[0] for each in windows] == [0, 64]
+    assert [(each.own[0][0], each.own[1][0]) for each in windows] == [(0, 80), (80, 160)]
+
+
+@pytest.mark.parametrize("window", [32, 64, 96])
+def test_windows_stitch_to_what_one_pass_over_the_whole_volume_gives(window: int) -> None:
+    prepared = prepared_study()
+    network = LocalNetwork()
+    whole = run_network(network, prepared, replace(SETTINGS, window=160))
+    assert network.encoded == 1
+    parts = run_network(network, prepared, replace(SETTINGS, window=window))
+    assert network.encoded > 2
+    np.testing.assert_allclose(parts.regions, whole.regions, atol=2e-6)
+    assert parts.regions.shape == (3, 130, 70, 100)
+    assert len(whole.boxes) > 10
+    np.testing.assert_allclose(parts.boxes, whole.boxes, atol=1e-3)
+    np.testing.assert_allclose(parts.scores, whole.scores, atol=1e-5)
+    torch.testing.assert_close(network.graded[1], network.graded[0], atol=1e-4, rtol=0)
+
+
+def test_channels_come_in_the_order_that_the_model_was_trained_with() -> None:
+    prepared = prepared_study((32, 32, 32))
+    network = LocalNetwork()
+    network.mix = torch.eye(4)[:3, :, None, None, None]
+    order = ("flair", "t1ce", "t1", "t2")
+    regions = run_network(network, prepared, replace(SETTINGS, channel_order=order)).regions
+    expected = 1 / (1 + np.exp(-prepared.image[[SEQUENCES.index(name) for name in order[:3]]]))
+    np.testing.assert_allclose(regions, expected, atol=1e-6)
+
+
+def test_the_grade_is_the_softmax_of_one_pass_and_absent_without_tumour() -> None:
+    network = LocalNetwork()
+    result = run_network(network, prepared_study((40, 40, 40)), replace(SETTINGS, grading_crop=32))
+    assert result.hgg_probability == pytest.approx(0.75)
+    assert [tuple(each.shape) for each in network.graded] == [(1, 3, 32, 32, 32)]
+    network.mix = network.mix * 0.0
+    clean = run_network(network, prepared_study((40, 40, 40)), replace(SETTINGS, region_threshold=0.9))
+    assert clean.hgg_probability is None
+    assert len(network.graded) == 1
+
+
+def test_a_network_without_a_task_leaves_its_part_empty() -> None:
+    network = LocalNetwork()
+    network.detect = lambda features: None  # type: ignore[method-assign,assignment]
+    assert run_network(network, prepared_study((32, 32, 32)), SETTINGS).boxes.shape == (0, 6)
+    network = LocalNetwork()
+    network.segment = lambda x, features: None  # type: ignore[method-assign,assignment]
+    detected = run_network(network, prepared_study((32, 40, 32)), SETTINGS)
+    assert detected.regions.shape == (3, 32, 40, 32)
+    assert not detected.regions.any()
+    assert detected.hgg_probability is None
+    assert len(detected.boxes) > 0
+
+
+def test_bf16_stays_close_to_fp32() -> None:
+    prepared, network = prepared_study((64, 64, 64)), LocalNetwork()
+    fine = run_network(network, prepared, SETTINGS).regions
+    coarse = run_network(network, prepared, SETTINGS, precision="bf16").regions
+    assert coarse.dtype == np.float32
+    assert 1e-6 < np.abs(coarse - fine).max() < 0.05
+
+
+def test_progress_counts_windows_and_can_cancel_between_them() -> None:
+    told: list[str] = []
+
+    def listen(stage: str, fraction: float, text: str) -> None:
+        assert stage == "infer"
+        assert 0 <= fraction <= 1
+        told.append(text)
+        if text == "Window 3 of 3":
+            raise Cancelled
+
+    network = LocalNetwork()
+    with pytest.raises(Cancelled):
+        run_network(network, prepared_study((128, 64, 64)), SETTINGS, progress=listen)
+    assert told == ["Window 1 of 3", "Window 2 of 3", "Window 3 of 3"]
+    assert network.encoded == 2
+
+
+def test_a_segmentation_that_is_not_finite_is_refused() -> None:
+    network = LocalNetwork()
+    network.mix[0, 0] = float("nan")
+    with pytest.raises(ModelRefused, match="not finite") as refusal:
+        run_network(network, prepared_study((32, 32, 32)), SETTINGS)
+    assert refusal.value.code == "output-not-finite"
+
+
+def test_the_grading_crop_holds_the_largest_tumour_in_its_middle() -> None:
+    logits = torch.arange(96 * 96 * 96, dtype=torch.float32).reshape(1, 96, 96, 96).repeat(3, 1, 1, 1)
+    tumour = np.zeros((90, 90, 90), dtype=bool)
+    tumour[40:50, 30:44, 60:66] = True
+    tumour[5:7, 5:7, 5:7] = True
+    crop = grading_crop(logits, tumour, 32)
+    assert crop is not None
+    torch.testing.assert_close(crop[0], logits[:, 29:61, 21:53, 47:79])
+
+
+def test_the_grading_crop_stays_inside_and_fills_what_is_missing_with_background() -> None:
+    logits = torch.full((3, 96, 32, 32), -4.0)
+    logits[:, 0:5, 0:5, 0:5] = 6.0
+    tumour = np.zeros((90, 30, 30), dtype=bool)
+    tumour[0:5, 0:5, 0:5] = True
+    crop = grading_crop(logits, tumour, 64)
+    assert crop is not None
+    assert crop.shape == (1, 3, 64, 64, 64)
+    assert (crop == 6.0).sum() == 3 * 125
+    assert (crop[0, :, 0:5, 16:21, 16:21] == 6.0).all()
+    assert crop.min() == -4.0
+
+
+def test_settings_survive_json_and_refuse_what_no_model_can_have() -> None:
+    settings = InferenceSettings(anchor_shapes=[[1, 2, 3]], channel_order=["t2", "t1", "flair", "t1ce"])
+    assert InferenceSettings.from_dict(settings.to_dict()) == settings
+    for plain, name in (({"window": 100}, "window"), ({"channel_order": ["t1"] * 4}, "channel_order")):
+        with pytest.raises(ModelRefused, match=name):
+            InferenceSettings.from_dict(plain)
+    with pytest.raises(ModelRefused, match="overlap"):
+        InferenceSettings.from_dict({"overlap": 0.5})
