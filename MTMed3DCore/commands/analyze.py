@@ -23,7 +23,9 @@ from MTMed3DCore.commands.console import (
 from MTMed3DCore.errors import Cancelled, InputRefused, ModelRefused, MTMed3DError, WrongUse
 
 if TYPE_CHECKING:
+    from MTMed3DCore.bundles import Bundle
     from MTMed3DCore.findings import Findings
+    from MTMed3DCore.networks import MultiTaskNetwork
     from MTMed3DCore.progress import Progress
 
 CHANNELS = ("t1", "t1ce", "t2", "flair")
@@ -68,6 +70,14 @@ class Request:
         return source.resolve().name.split(".")[0] if source.is_file() else source.resolve().name
 
 
+@dataclass(frozen=True)
+class LoadedModel:
+    """A bundle and its network, kept from study to study."""
+
+    bundle: Bundle
+    network: MultiTaskNetwork
+
+
 def add_parser(subparsers: Subparsers) -> None:
     """Add the command."""
     parser = new_parser(
@@ -91,6 +101,7 @@ def run(options: argparse.Namespace) -> int:
     targets = [options.output / request.name if cohort else options.output for request in requests]
     if not cohort:
         refuse_existing(targets[0], options.overwrite)
+    model = load_model(options)
     answers: list[dict[str, Any]] = []
     code = 0
     for request, target in zip(requests, targets, strict=True):
@@ -98,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
         try:
             if cohort:
                 refuse_existing(target, options.overwrite)
-            findings, path = analyze_one(request, target, options)
+            findings, path = analyze_one(request, target, model, options)
             answer["findings"] = json.loads(path.read_text(encoding="utf-8"))
             if not options.json:
                 print_findings(findings, target)
@@ -119,15 +130,30 @@ def run(options: argparse.Namespace) -> int:
     return code
 
 
-def analyze_one(request: Request, target: Path, options: argparse.Namespace) -> tuple[Findings, Path]:
+def load_model(options: argparse.Namespace) -> LoadedModel:
+    """The model that the options name, on the device that they name, for every study of the command.
+
+    Raises:
+        ModelRefused: there is no such model, or it is damaged.
+        WrongUse: an unknown or absent device.
+    """
+    from MTMed3DCore.bundles import find_bundle
+    from MTMed3DCore.inference.pipeline import choose_device
+
+    bundle = find_bundle(options.model)
+    return LoadedModel(bundle, bundle.load(choose_device(options.device)))
+
+
+def analyze_one(
+    request: Request, target: Path, model: LoadedModel, options: argparse.Namespace
+) -> tuple[Findings, Path]:
     """Read, analyse and write one study; returns the findings and the path of findings.json."""
-    shown = not (options.json or options.quiet)
-    with progress_bar(f"Study {request.name}", shown) as progress:
-        return read_analyze_write(request, target, options, progress)
+    with progress_bar(f"Study {request.name}", not (options.json or options.quiet)) as progress:
+        return read_analyze_write(request, target, model, options, progress)
 
 
 def read_analyze_write(
-    request: Request, target: Path, options: argparse.Namespace, progress: Progress
+    request: Request, target: Path, model: LoadedModel, options: argparse.Namespace, progress: Progress
 ) -> tuple[Findings, Path]:
     """`analyze_one` with a listener of the caller's."""
     from MTMed3DCore.inference import analyze
@@ -137,15 +163,16 @@ def read_analyze_write(
     study = Study.read(request.case, **request.files, progress=progress)
     if request.id:
         study = replace(study, id=request.id)
-    read = perf_counter() - start
     findings = analyze(
-        study, model=options.model, device=options.device, precision=options.precision, progress=progress
+        study,
+        model.bundle,
+        options.device,
+        options.precision,
+        progress,
+        network=model.network,
+        read_s=perf_counter() - start,
     )
-    findings = replace(findings, timing_s={**findings.timing_s, "read": read})
-    progress("write", 0.0, str(target))
-    path = findings.write(target, overwrite=options.overwrite)
-    progress("write", 1.0, str(path))
-    return findings, path
+    return findings, findings.write(target, overwrite=options.overwrite, progress=progress)
 
 
 def find_requests(options: argparse.Namespace) -> tuple[list[Request], bool]:
@@ -221,11 +248,11 @@ def refuse_existing(target: Path, overwrite: bool) -> None:
     """Refuse before any work is done what writing would refuse after it.
 
     Raises:
-        WrongUse: results lie in `target` and are not to be replaced.
+        WrongUse: something lies in `target` and is not to be replaced.
     """
-    if (target / "findings.json").exists() and not overwrite:
-        text = f"{target} holds the results of an earlier analysis."
-        raise WrongUse("output-exists", text, "Give another folder, or --overwrite to replace them.")
+    if not overwrite and target.is_dir() and any(not path.name.startswith(".") for path in target.iterdir()):
+        text = f"The output folder {target} is not empty."
+        raise WrongUse("output-not-empty", text, "Give another folder, or --overwrite to replace earlier results.")
 
 
 def print_findings(findings: Findings, target: Path) -> None:

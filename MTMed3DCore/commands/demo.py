@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from MTMed3DCore.commands.analyze import Request, read_analyze_write
+from MTMed3DCore.commands.analyze import Request, load_model, read_analyze_write
 from MTMed3DCore.commands.console import (
     Subparsers,
     add_compute_options,
@@ -63,13 +63,14 @@ def run(options: argparse.Namespace) -> int:
     from MTMed3DCore.findings import RESEARCH_USE
     from MTMed3DCore.synthetic import make_study, write_study
 
+    model = load_model(options)
     with progress_bar(f"Synthetic study, seed {options.seed}", not (options.json or options.quiet)) as progress:
         progress("read", 0.0, "Making a synthetic study")
         truth = make_study(options.seed)
         case.mkdir(parents=True, exist_ok=True)
         write_study(truth, case)
         request = Request(case, id=f"synthetic-{options.seed}")
-        findings, path = read_analyze_write(request, results, options, progress)
+        findings, path = read_analyze_write(request, results, model, options, progress)
     comparison = compare(findings, truth)
     if options.json:
         answer = {"comparison": comparison, "findings": json.loads(path.read_text(encoding="utf-8"))}

@@ -137,7 +137,7 @@ def _files(folder: Path) -> list[str]:
 def _stays_inside(name: str) -> bool:
     """Whether a manifest's path is a plain relative one; a forged manifest must not reach other folders."""
     path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in name and ":" not in name
+    return bool(path.parts) and not path.is_absolute() and not {"..", "\\", ":"} & {*path.parts, *name}
 
 
 def _some(names: list[str]) -> str:

@@ -40,17 +40,21 @@ def right_handed_axes(lesion: Lesion) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def _roi(lesion: Lesion) -> dict[str, Any]:
-    center = lesion.box.center.tolist()
+    from MTMed3DCore.volume import RAS_LPS
+
+    # The format also allows RAS, but 3D Slicer then misplaces the axes of an oblique box. Columns are the box's axes.
+    to_lps = RAS_LPS[:3, :3]
+    center = (to_lps @ lesion.box.center + 0.0).tolist()
+    orientation = (to_lps @ right_handed_axes(lesion).T + 0.0).ravel().tolist()
     color = [component / 255 for component in LESION_COLOR]
-    # The file says that it is in RAS, so nothing is converted; columns of `orientation` are the box's axes.
-    orientation = (right_handed_axes(lesion).T + 0.0).ravel().tolist()
     volume = lesion.volumes_ml["whole_tumour"]
     origin = "found by the box head" if lesion.origin == "detection" else "drawn round a segmented region"
-    description = f"{lesion_name(lesion)}: {origin}, {volume:.1f} ml, {lesion.longest_diameter_mm:.0f} mm. {RESEARCH_USE}"
+    measured = f"{volume:.1f} ml, {lesion.longest_diameter_mm:.0f} mm"
+    description = f"{lesion_name(lesion)}: {origin}, {measured}. {RESEARCH_USE}"
     return {
         "type": "ROI",
         "name": lesion_name(lesion),
-        "coordinateSystem": "RAS",
+        "coordinateSystem": "LPS",
         "coordinateUnits": "mm",
         "locked": False,
         "labelFormat": "%N",

@@ -45,7 +45,7 @@ def read_nifti(path: Path, grid: Grid) -> npt.NDArray[np.uint8]:
     import nibabel
 
     try:
-        image = nibabel.load(path)
+        image = nibabel.Nifti1Image.from_filename(path)
         labels = np.asarray(image.dataobj)
     except (OSError, ValueError, EOFError, nibabel.filebasedimages.ImageFileError) as error:
         remedy = "Restore the file or analyse the study again."

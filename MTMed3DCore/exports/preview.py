@@ -74,7 +74,7 @@ class _Anatomical:
             low, high = box.lower[axis], box.upper[axis]
             size = self.grid.shape[axis]
             lower[int(target)], upper[int(target)] = (low, high) if direction > 0 else (size - high, size - low)
-        return VoxelBox(tuple(lower), tuple(upper))
+        return VoxelBox.from_list([*lower, *upper])
 
 
 def write_preview(findings: Findings, path: Path) -> None:
@@ -130,7 +130,8 @@ def _draw(
     if box is not None:
         corner = (box.lower[horizontal] * spacing[horizontal], box.lower[vertical] * spacing[vertical])
         extent = (box.size[horizontal] * spacing[horizontal], box.size[vertical] * spacing[vertical])
-        axes.add_patch(Rectangle(corner, *extent, fill=False, linewidth=1.4, edgecolor=np.array(LESION_COLOR) / 255))
+        style: dict[str, Any] = {"linewidth": 1.5, "edgecolor": np.array(LESION_COLOR) / 255, "antialiased": False}
+        axes.add_patch(Rectangle(corner, *extent, fill=False, **style))
     axes.set_xlim(width, 0)  # right and anterior are shown on the left
     axes.set_ylim(0, height)
     axes.set_aspect("equal")

@@ -63,7 +63,8 @@ def _grade(findings: Findings) -> str:
 def _lesions(lesions: Sequence[Lesion]) -> str:
     if not lesions:
         return "<p>No lesion found.</p>"
-    header = ("#", "score", "found by", "size (mm)", "longest diameter (mm)", *(f"{region_name(r)} (ml)" for r in REGION_LABELS))
+    volume_columns = (f"{region_name(name)} (ml)" for name in REGION_LABELS)
+    header = ("#", "score", "found by", "size (mm)", "longest diameter (mm)", *volume_columns)
     rows = []
     for lesion in lesions:
         size = " × ".join(f"{extent:.0f}" for extent in lesion.box.size)
@@ -100,6 +101,7 @@ def _provenance(findings: Findings) -> str:
     model, grid = findings.model, findings.grid
     shape = " × ".join(str(size) for size in grid.shape)
     spacing = " × ".join(f"{size:.3g}" for size in grid.spacing)
+    stages = [(stage, s) for stage, s in findings.timing_s.items() if stage not in ("write", "total")]
     rows = [
         ("model", f"{model.name} {model.version}"),
         ("trained on", model.trained_on),
@@ -107,7 +109,7 @@ def _provenance(findings: Findings) -> str:
         *findings.sources.items(),
         ("T1ce grid", f"{shape} voxels of {spacing} mm"),
         *findings.software.items(),
-        *((f"{stage}, seconds", f"{s:.2f}") for stage, s in findings.timing_s.items() if stage not in ("write", "total")),
+        *((f"{stage}, seconds", f"{seconds:.2f}") for stage, seconds in stages),
     ]
     return _table(("", ""), rows, "wide")
 

@@ -21,7 +21,7 @@ def write_seg_nrrd(findings: Findings, path: Path) -> None:
 
     from MTMed3DCore.volume import Volume, to_sitk
 
-    image = SimpleITK.Cast(to_sitk(Volume(findings.labels, findings.grid)), SimpleITK.sitkUInt8)
+    image = to_sitk(Volume(findings.labels, findings.grid))
     for key, value in header(findings.grid).items():
         image.SetMetaData(key, value)
     SimpleITK.WriteImage(image, str(path), useCompression=True)

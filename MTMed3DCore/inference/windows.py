@@ -35,8 +35,8 @@ class RawResult:
     """What the network says, on the working grid.
 
     Args:
-        regions: float32 (3, X, Y, Z), probabilities of tumour core, whole tumour, enhancing tumour; zeros from a
-            network that does not segment.
+        regions: float32 (3, X, Y, Z), probabilities of tumour core, whole tumour, enhancing tumour; zero further than a
+            voxel outside the brain, and everywhere from a network that does not segment.
         boxes: float32 (N, 6), half-open voxel boxes, best first.
         scores: float32 (N,), 0 to 1.
         hgg_probability: 0 to 1; None without tumour or without a grading branch.
@@ -164,7 +164,9 @@ def run_network(
                 "The network's segmentation is not finite.",
                 "Analyse with --precision fp32; if that does not help, the model is damaged.",
             )
-        regions = np.ascontiguousarray(probabilities[:, :x, :y, :z].numpy())
+        # One voxel of grace, so that interpolation to the native grid leaves tumour at the brain's surface whole.
+        brain = ndimage.binary_dilation(prepared.brain)
+        regions = np.where(brain, probabilities[:, :x, :y, :z].numpy(), np.float32(0.0))
         progress("infer", len(windows) / (len(windows) + 1), "Grading")
         crop = grading_crop(logits, regions[WHOLE_TUMOUR] >= settings.region_threshold, settings.grading_crop)
         grade = None if crop is None else network.grade(crop.to(device))

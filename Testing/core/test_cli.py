@@ -201,10 +201,11 @@ def test_a_faulty_list_is_refused_with_its_place(tmp_path: Path, rows: list[list
 
 
 def test_results_that_lie_there_are_not_replaced_unasked(tmp_path: Path) -> None:
+    analyze.refuse_existing(tmp_path, overwrite=False)
     (tmp_path / "findings.json").write_text("{}")
     with pytest.raises(WrongUse) as caught:
         analyze.refuse_existing(tmp_path, overwrite=False)
-    assert caught.value.code == "output-exists"
+    assert caught.value.code == "output-not-empty"
     analyze.refuse_existing(tmp_path, overwrite=True)
 
 
@@ -214,13 +215,14 @@ def test_a_refused_study_of_a_cohort_does_not_stop_the_others(
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
 
-    def analyze_one(request: analyze.Request, target: Path, _: Namespace) -> tuple[None, Path]:
+    def analyze_one(request: analyze.Request, target: Path, *_: object) -> tuple[None, Path]:
         if request.name == "b":
             raise InputRefused("sequence-missing", "b has no T2.")
         target.mkdir(parents=True)
         (target / "findings.json").write_text(json.dumps({"study": request.name}))
         return None, target / "findings.json"
 
+    monkeypatch.setattr(analyze, "load_model", lambda _: None)
     monkeypatch.setattr(analyze, "analyze_one", analyze_one)
     cases = [str(tmp_path / name) for name in ("a", "b", "c")]
     assert cli.main(["analyze", *cases, "-o", str(tmp_path / "out"), "--json"]) == 3
@@ -235,3 +237,69 @@ def test_the_demo_fills_no_folder_that_holds_other_files(tmp_path: Path, capsys:
     assert cli.main(["demo", "-o", str(tmp_path)]) == 2
     assert str(tmp_path) in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_analyze_takes_a_study_from_files_to_results_and_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import nibabel
+    import numpy as np
+    import torch
+
+    from MTMed3DCore import bundles
+    from MTMed3DCore.inference.settings import InferenceSettings
+    from MTMed3DCore.networks import build_network
+
+    torch.manual_seed(0)
+    network = build_network("mtmed3d", feature_size=12)
+    settings = InferenceSettings(spacing_mm=4.0, window=64, grading_crop=64)
+    bundles.save_bundle(
+        tmp_path / "models/tiny", network, settings, name="tiny", version="1", trained_on="Nothing.", card=""
+    )
+    monkeypatch.setenv("MTMED3D_MODELS", str(tmp_path / "models"))
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, 40),) * 3, indexing="ij")
+    head = np.sqrt(x**2 + y**2 + z**2) < 0.8
+    generator = np.random.default_rng(0)
+    (tmp_path / "case").mkdir()
+    for sequence in analyze.CHANNELS:
+        image = np.where(head, 100 + 10 * generator.standard_normal(head.shape), 0).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(image, np.diag([4, 4, 4, 1])), tmp_path / "case" / f"{sequence}.nii.gz")
+    arguments = ["analyze", str(tmp_path / "case"), "-o", str(tmp_path / "out"), "--model", "tiny", "--device", "cpu"]
+    assert cli.main([*arguments, "--json"]) == 0
+    (study,) = json.loads(capsys.readouterr().out)["studies"]
+    assert study["findings"]["model"]["name"] == "tiny"
+    assert study["findings"]["timing_s"]["read"] > 0
+    assert study["findings"] == json.loads((tmp_path / "out/findings.json").read_text())
+    assert nibabel.load(tmp_path / "out/segmentation.nii.gz").shape == (40, 40, 40)
+    assert cli.main(arguments) == 2
+    assert cli.main([*arguments, "--overwrite"]) == 0
+    assert "research use only" in capsys.readouterr().out
+
+
+def test_the_demo_compares_volumes_overlap_and_grade() -> None:
+    from types import SimpleNamespace
+
+    import numpy as np
+    import torch
+
+    from MTMed3DCore.commands.demo import compare
+    from MTMed3DCore.findings import Findings, Grade, Lesion, ModelIdentity
+    from MTMed3DCore.geometry import Grid, VoxelBox
+
+    grid = Grid((10, 10, 10), np.diag([10.0, 10.0, 10.0, 1.0]))
+    true, found = np.zeros((2, 10, 10, 10), dtype=np.uint8)
+    true[2:6, 2:6, 2:6] = 2
+    found[4:6, 2:6, 2:6] = 2
+    box = VoxelBox((4, 2, 2), (6, 6, 6))
+    lesion = Lesion(1, 0.9, box.to_world(grid), {}, 1.0)
+    identity = ModelIdentity("m", "1", "0" * 64, "-")
+    findings = Findings("s", {}, grid, found, (lesion,), Grade("HGG", 0.8), identity)
+    truth = SimpleNamespace(labels=torch.from_numpy(true), boxes=[VoxelBox((2, 2, 2), (6, 6, 6))], grade=0)
+    comparison = compare(findings, truth)
+    whole = comparison["regions"]["whole_tumour"]
+    assert whole["true_ml"] == pytest.approx(64)
+    assert whole["found_ml"] == pytest.approx(32)
+    assert whole["dice"] == pytest.approx(2 * 32 / 96)
+    assert comparison["regions"]["enhancing"]["dice"] is None
+    assert comparison["lesions"] == {"found": 1, "best_iou": [pytest.approx(0.5)]}
+    assert comparison["grade"] == {"true": "LGG", "found": "HGG"}

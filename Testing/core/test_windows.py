@@ -121,6 +121,16 @@ def test_the_grade_is_the_softmax_of_one_pass_and_absent_without_tumour() -> Non
     assert len(network.graded) == 1
 
 
+def test_there_is_no_tumour_outside_the_brain() -> None:
+    prepared = prepared_study((40, 32, 32))
+    prepared.brain[20:] = False
+    network = LocalNetwork()
+    network.mix = network.mix * 0.0
+    regions = run_network(network, prepared, SETTINGS).regions
+    assert (regions[:, :21] == 0.5).all()
+    assert not regions[:, 21:].any()
+
+
 def test_a_network_without_a_task_leaves_its_part_empty() -> None:
     network = LocalNetwork()
     network.detect = lambda features: None  # type: ignore[method-assign,assignment]

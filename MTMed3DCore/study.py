@@ -1,0 +1,153 @@
+"""A study: four sequences of one head, all on the T1ce grid, refused with a reason where they are not that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import combinations
+from os.path import commonprefix
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from MTMed3DCore.errors import InputRefused, WrongUse
+from MTMed3DCore.findings import Notice
+from MTMed3DCore.geometry import Grid
+from MTMed3DCore.progress import Progress, silent
+from MTMed3DCore.sequences import SEQUENCES, find_sequences, stem
+from MTMed3DCore.volume import Volume, read_volume, resample
+
+REFERENCE = "t1ce"
+"""The sequence whose grid the study and every result take."""
+SMALLEST_OVERLAP = 0.25
+"""Share of the T1ce field of view that every other sequence must cover."""
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Four sequences on one grid.
+
+    Args:
+        id: name of the study: its folder or the common part of its file names; never a header's patient name.
+        sequences: volumes by name, in the order of `SEQUENCES`, all on the T1ce grid as it came in.
+        sources: the files.
+        warnings: what reading noticed.
+    """
+
+    id: str
+    sequences: Mapping[str, Volume]
+    sources: Mapping[str, Path] = field(default_factory=dict)
+    warnings: tuple[Notice, ...] = ()
+
+    @property
+    def grid(self) -> Grid:
+        """The T1ce grid as it came in."""
+        return self.sequences[REFERENCE].grid
+
+    def array(self) -> npt.NDArray[np.float32]:
+        """Intensities (4, X, Y, Z) in the order of `SEQUENCES`."""
+        return np.stack([self.sequences[name].array for name in SEQUENCES]).astype(np.float32, copy=False)
+
+    @classmethod
+    def read(
+        cls,
+        case: str | Path | None = None,
+        *,
+        t1: str | Path | None = None,
+        t1ce: str | Path | None = None,
+        t2: str | Path | None = None,
+        flair: str | Path | None = None,
+        progress: Progress = silent,
+    ) -> Study:
+        """Read a study from a folder, or from four files.
+
+        Sequences on other grids of the same head are brought to the T1ce grid in one linear interpolation, and a
+        warning says so.
+
+        Raises:
+            WrongUse: a folder and files together, or neither.
+            InputRefused: a file that `read_volume` or a set of files that `find_sequences` refuses; a sequence missing
+                or given twice; sequences that do not overlap in space.
+        """
+        given = {"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}
+        files = {name: Path(path).expanduser() for name, path in given.items() if path is not None}
+        if (case is None) == (not files):
+            raise WrongUse("study-arguments", "Give either a folder or the four files.", "See --help.")
+        if case is not None:
+            files = find_sequences(Path(case).expanduser())
+        for name in SEQUENCES:
+            if name not in files:
+                raise InputRefused("sequence-missing", f"The {name} is missing.", f"Give its file with --{name}.")
+        _refuse_same_file(files)
+        progress("read", 0.0, "Reading four sequences")
+        with ThreadPoolExecutor(len(SEQUENCES)) as pool:
+            volumes = dict(zip(SEQUENCES, pool.map(lambda name: read_volume(files[name]), SEQUENCES), strict=True))
+        _refuse_same_pixels(volumes, files)
+        name = _study_name(files) if case is None else Path(case).expanduser().resolve().name
+        study = cls.from_volumes(name, volumes, {name: files[name] for name in SEQUENCES})
+        progress("read", 1.0, "Read")
+        return study
+
+    @classmethod
+    def from_volumes(cls, name: str, volumes: Mapping[str, Volume], sources: Mapping[str, Path]) -> Study:
+        """A study from volumes in one frame of reference, each on its own grid.
+
+        Raises:
+            InputRefused: a sequence that does not overlap the T1ce.
+        """
+        reference = volumes[REFERENCE].grid
+        warnings: list[Notice] = []
+        aligned: dict[str, Volume] = {}
+        for sequence in SEQUENCES:
+            volume = volumes[sequence]
+            if volume.grid.same_as(reference):
+                aligned[sequence] = Volume(volume.array, reference)
+                continue
+            covered = _coverage(volume.grid, reference)
+            if covered < SMALLEST_OVERLAP:
+                raise InputRefused(
+                    "no-overlap",
+                    f"{sources.get(sequence, sequence)} covers {covered:.0%} of the field of view of the {REFERENCE}.",
+                    "Check that both belong to one examination, or register them first.",
+                )
+            aligned[sequence] = resample(volume, reference)
+            shape, spacing = volume.grid.shape, volume.grid.spacing.round(2).tolist()
+            warnings.append(
+                Notice("resampled", f"The {sequence} ({shape} voxels of {spacing} mm) was resampled to the {REFERENCE} grid.")
+            )
+        return cls(name, aligned, dict(sources), tuple(warnings))
+
+
+def _refuse_same_file(files: Mapping[str, Path]) -> None:
+    for a, b in combinations(SEQUENCES, 2):
+        if files[a].resolve() == files[b].resolve():
+            raise InputRefused("sequence-twice", f"{files[a]} is given as {a} and as {b}.", "Give each its own file.")
+
+
+def _refuse_same_pixels(volumes: Mapping[str, Volume], files: Mapping[str, Path]) -> None:
+    for a, b in combinations(SEQUENCES, 2):
+        if np.array_equal(volumes[a].array, volumes[b].array):
+            raise InputRefused(
+                "sequence-twice",
+                f"{files[a]} ({a}) and {files[b]} ({b}) hold the same image.",
+                "Find the missing sequence; one image cannot stand for two.",
+            )
+
+
+def _coverage(grid: Grid, reference: Grid, samples: int = 24) -> float:
+    """Share of a lattice of points over the reference's field of view that lies inside `grid`."""
+    sides: list[npt.NDArray[Any]] = [np.linspace(-0.5, n - 0.5, samples) for n in reference.shape]
+    points = np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, 3)
+    voxels = grid.to_voxel(reference.to_world(points))
+    return float(((voxels >= -0.5) & (voxels <= np.asarray(grid.shape) - 0.5)).all(axis=1).mean())
+
+
+def _study_name(files: Mapping[str, Path]) -> str:
+    """The common beginning of the file names, or the folder's name where they share none."""
+    common = commonprefix([stem(files[name]) for name in SEQUENCES]).rstrip("_-. ")
+    if len(common) > 1 and common not in ("t1", "t2"):
+        return common
+    return files[REFERENCE].resolve().parent.name or "study"

@@ -1,0 +1,86 @@
+"""How synthetic studies vary: the ranges from which each study draws.
+
+Intensities are relative to the brightest common tissue of their sequence; lengths are millimetres. The orderings that
+physics gives (fluid dark on T1 and FLAIR and bright on T2; free water of oedema bright on T2 and FLAIR; gadolinium bright
+on T1ce wherever the blood-brain barrier is absent or broken) hold over the whole of every range.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from MTMed3DCore.synthetic.fields import Range
+
+
+@dataclass(frozen=True)
+class Family:
+    """Ranges of one family of studies.
+
+    Args:
+        tumour_free: share of studies without tumour.
+        low_grade: share of tumours that are low grade.
+        several: share of high-grade studies with two or three lesions.
+        high_grade_radius, low_grade_radius, satellite_radius: mm.
+        rim: thickness of an enhancing rim, mm, drawn in the logarithm.
+        enhancement: T1ce intensity of enhancing tumour, drawn in the logarithm.
+        oedema_reach: mm around a high-grade core.
+        oedema_strength: 0 as white matter, 1 as wet as oedema gets.
+        white_t1, grey_t1, fluid_t1, white_t2, grey_t2, fluid_t2, white_flair, fluid_flair: tissue intensities.
+        grey_over_white_flair: added to the white matter's FLAIR.
+        atrophy: 0 narrow to 1 wide sulci.
+        ventricles: scale of the ventricles.
+        bias: log amplitude of the coil's shading.
+        noise: standard deviation of the noise.
+        thick_slices: share of sequences blurred along one axis.
+        slice_blur_mm: standard deviation of that blur.
+    """
+
+    tumour_free: float = 0.15
+    low_grade: float = 0.36
+    several: float = 0.25
+    high_grade_radius: Range = (8.0, 32.0)
+    low_grade_radius: Range = (9.0, 34.0)
+    satellite_radius: Range = (3.5, 11.0)
+    rim: Range = (1.2, 9.0)
+    enhancement: Range = (0.92, 1.9)
+    oedema_reach: Range = (3.0, 20.0)
+    oedema_strength: Range = (0.4, 1.0)
+    white_t1: Range = (0.78, 0.95)
+    grey_t1: Range = (0.54, 0.70)
+    fluid_t1: Range = (0.10, 0.34)
+    white_t2: Range = (0.28, 0.40)
+    grey_t2: Range = (0.43, 0.56)
+    fluid_t2: Range = (0.85, 1.35)
+    white_flair: Range = (0.44, 0.60)
+    grey_over_white_flair: Range = (0.0, 0.18)
+    fluid_flair: Range = (0.08, 0.32)
+    atrophy: Range = (0.0, 1.0)
+    ventricles: Range = (0.55, 1.7)
+    bias: Range = (0.0, 0.16)
+    noise: Range = (0.002, 0.022)
+    thick_slices: float = 0.5
+    slice_blur_mm: Range = (1.0, 2.6)
+
+
+FAMILIES = {
+    "default": Family(),
+    # Settings are chosen on this one: other contrasts, rims, reaches and shading than any that training sees.
+    "held_out": replace(
+        Family(),
+        high_grade_radius=(7.0, 36.0),
+        rim=(1.5, 7.0),
+        enhancement=(1.0, 1.6),
+        oedema_reach=(5.0, 25.0),
+        oedema_strength=(0.35, 0.8),
+        white_t1=(0.70, 0.80),
+        grey_t1=(0.50, 0.60),
+        white_t2=(0.36, 0.44),
+        grey_t2=(0.50, 0.60),
+        white_flair=(0.52, 0.66),
+        grey_over_white_flair=(0.05, 0.25),
+        ventricles=(0.8, 2.0),
+        bias=(0.1, 0.25),
+        noise=(0.01, 0.03),
+    ),
+}
+"""Families by name."""
