@@ -20,6 +20,7 @@ from MTMed3DCore.errors import MTMed3DError, OutOfResources, WrongUse
 MANIFEST = ".mtmed3d.json"
 MANIFEST_SCHEMA = "mtmed3d.output/1"
 _PARTIAL = ".mtmed3d-partial-"
+_REPLACED = "replaced"
 _REMEDY = "Choose another output folder, or move the files away."
 
 
@@ -56,7 +57,8 @@ def publishing(folder: Path, *, overwrite: bool, last: str) -> Iterator[Path]:
     except OSError as error:
         raise _refusal(error, folder) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if not any((partial / _REPLACED).rglob("*.*")):  # earlier files that could not be put back are kept there
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def sha256(path: Path) -> str:
@@ -106,19 +108,21 @@ def _replace_files(partial: Path, folder: Path, last: str) -> None:
     if foreign:
         text = f"The output folder {folder} already holds {_some(foreign)}, not written by this program."
         raise WrongUse("output-not-ours", text, _REMEDY)
-    aside = partial / f"{_PARTIAL}replaced"
+    aside = partial / _REPLACED
     moves = [(folder / name, aside / name) for name in sorted(ours, key=lambda name: name != last)]
     moves += [(partial / name, folder / name) for name in sorted(new, key=lambda name: name == last)]
     done: list[tuple[Path, Path]] = []
     try:
         for source, target in moves:
             target.parent.mkdir(parents=True, exist_ok=True)
-            source.rename(target)
             done.append((source, target))
+            source.rename(target)
     except BaseException:
         for source, target in reversed(done):
-            target.rename(source)
+            if target.exists():
+                target.rename(source)
         raise
+    shutil.rmtree(aside, ignore_errors=True)
     for parent in {(folder / name).parent for name in ours} - {folder}:
         if not any(parent.iterdir()):
             parent.rmdir()

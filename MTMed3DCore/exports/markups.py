@@ -72,7 +72,7 @@ def _roi(lesion: Lesion) -> dict[str, Any]:
                 "orientation": orientation,
                 "selected": True,
                 "locked": False,
-                "visibility": True,
+                "visibility": False,
                 "positionStatus": "defined",
             }
         ],

@@ -26,6 +26,8 @@ MAX_LESIONS = 6
 """Rows of the picture at most; further lesions are counted in words."""
 _BACKGROUND, _INK, _MUTED = "#101418", "#f2f4f6", "#9aa5b1"
 _OVERLAY_OPACITY = 0.55
+_AIR, _MARGIN = 0.1, 0.06
+"""Share of the grey window below which a voxel counts as air; margin round the head as a share of its size."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ def write_preview(findings: Findings, path: Path) -> None:
     figure = Figure(figsize=(10.5, height), facecolor=_BACKGROUND)
     FigureCanvasAgg(figure)
     window = (0.0, 1.0) if image is None else _window(image)
+    shown = _shown(image, labels, window)
     for row, lesion in enumerate(rows):
         box = None if lesion is None else view.box(lesion.box.to_voxel(findings.grid))
         center = np.array(labels.shape) / 2 if box is None else (np.array(box.lower) + box.upper) / 2
@@ -99,7 +102,7 @@ def write_preview(findings: Findings, path: Path) -> None:
         _text(figure, 0.02, (top - 0.12) / height, title, size=11, color=_INK, va="center")
         for column, plane in enumerate(_PLANES):
             axes = figure.add_axes((0.02 + 0.325 * column, (top - 3.4) / height, 0.31, 3.1 / height))
-            _draw(axes, plane, image, labels, box, index, view.spacing(), window)
+            _draw(axes, plane, image, labels, box, shown, index, view.spacing(), window)
     _frame(figure, findings, height)
     figure.savefig(path, dpi=100, facecolor=_BACKGROUND, metadata={"Description": RESEARCH_USE})
 
@@ -110,12 +113,14 @@ def _draw(
     image: npt.NDArray[Any] | None,
     labels: npt.NDArray[Any],
     box: VoxelBox | None,
+    shown: VoxelBox,
     index: npt.NDArray[Any],
     spacing: npt.NDArray[Any],
     window: tuple[float, float],
 ) -> None:
     """One plane through `index`; lengths on the axes are mm from the outer corner of the grid."""
     from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
 
     horizontal, vertical, fixed = plane.horizontal, plane.vertical, plane.fixed
     width, height = labels.shape[horizontal] * spacing[horizontal], labels.shape[vertical] * spacing[vertical]
@@ -132,16 +137,18 @@ def _draw(
         extent = (box.size[horizontal] * spacing[horizontal], box.size[vertical] * spacing[vertical])
         style: dict[str, Any] = {"linewidth": 1.5, "edgecolor": np.array(LESION_COLOR) / 255, "antialiased": False}
         axes.add_patch(Rectangle(corner, *extent, fill=False, **style))
-    axes.set_xlim(width, 0)  # right and anterior are shown on the left
-    axes.set_ylim(0, height)
+    # Right and anterior are shown on the left.
+    axes.set_xlim(shown.upper[horizontal] * spacing[horizontal], shown.lower[horizontal] * spacing[horizontal])
+    axes.set_ylim(shown.lower[vertical] * spacing[vertical], shown.upper[vertical] * spacing[vertical])
     axes.set_aspect("equal")
     axes.set_facecolor("black")
     axes.set(xticks=[], yticks=[])
-    spots = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"), (0.5, 0.02, "center", "bottom"),
-             (0.5, 0.98, "center", "top"))  # fmt: skip
-    for letter, (x, y, ha, va) in zip(plane.edges, spots, strict=True):
-        axes.text(x, y, letter, transform=axes.transAxes, color=_MUTED, fontsize=8, ha=ha, va=va)
-    axes.text(0.02, 0.02, f"{plane.name} {index[fixed]}", transform=axes.transAxes, color=_MUTED, fontsize=8)
+    marks = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"), (0.5, 0.02, "center", "bottom"),
+             (0.5, 0.98, "center", "top"), (0.02, 0.02, "left", "bottom"))  # fmt: skip
+    halo = [withStroke(linewidth=2, foreground="black")]  # legible on a bright skull, too
+    for word, (x, y, ha, va) in zip((*plane.edges, plane.name), marks, strict=True):
+        style = {"color": _INK, "fontsize": 8, "ha": ha, "va": va, "path_effects": halo}
+        axes.text(x, y, word, transform=axes.transAxes, **style)
 
 
 def _overlay(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -162,6 +169,18 @@ def _window(image: npt.NDArray[Any]) -> tuple[float, float]:
     return low, high if high > low else low + 1.0
 
 
+def _shown(image: npt.NDArray[Any] | None, labels: npt.NDArray[Any], window: tuple[float, float]) -> VoxelBox:
+    """The part of the grid to show: the head with a margin, or everything where there is no head to see."""
+    whole = VoxelBox((0, 0, 0), labels.shape)
+    head = None if image is None else (image > window[0] + _AIR * (window[1] - window[0])) | (labels > 0)
+    if head is None or not head.any():
+        return whole
+    tight = VoxelBox.around(head)
+    margin = _MARGIN * tight.size
+    lower, upper = np.maximum(tight.lower - margin, 0), np.minimum(tight.upper + margin, whole.upper)
+    return VoxelBox.from_list([*lower, *upper])
+
+
 def _frame(figure: Figure, findings: Findings, height: float) -> None:
     grade = findings.grade
     said = "no grade" if grade is None else f"grade {grade.label}, P(HGG) {grade.probability_hgg:.2f}"
@@ -179,7 +198,13 @@ def _frame(figure: Figure, findings: Findings, height: float) -> None:
 def _title(lesion: Lesion) -> str:
     origin = "" if lesion.origin == "detection" else "   box drawn round a region"
     volume, diameter = lesion.volumes_ml["whole_tumour"], lesion.longest_diameter_mm
-    return f"{lesion_name(lesion)}   {volume:.1f} ml   {diameter:.0f} mm{origin}"
+    return f"{lesion_name(lesion)}   {volume:.1f} ml   {diameter:.0f} mm   at {_place(lesion.box.center)}{origin}"
+
+
+def _place(point: npt.NDArray[Any]) -> str:
+    """A RAS point as 3D Slicer prints it: ``R 12, P 4, S 33``."""
+    letters = ("R" if point[0] >= 0 else "L", "A" if point[1] >= 0 else "P", "S" if point[2] >= 0 else "I")
+    return ", ".join(f"{letter} {abs(value):.0f}" for letter, value in zip(letters, point, strict=True))
 
 
 def _text(figure: Figure, x: float, y: float, text: str, *, size: float, **style: Any) -> None:

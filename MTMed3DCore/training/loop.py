@@ -124,7 +124,7 @@ class Trainer:
             (self.balance.total(losses) / len(patches)).backward()
             for task, here in zip(TASKS, present, strict=True):
                 if here:
-                    sums[task].append(float(losses[task]))
+                    sums[task].append(float(losses[task].detach()))
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
         self.optimizer.step()
         self.average.update_parameters(self.network)

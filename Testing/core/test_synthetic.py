@@ -1,0 +1,121 @@
+"""Synthetic studies: reproducible, varied, and physically right in their contrasts."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from MTMed3DCore.errors import WrongUse
+from MTMed3DCore.synthetic import SyntheticStudy, make_study, write_study
+
+SHAPE, SPACING = (56, 64, 56), 3.0
+T1, T1CE, T2, FLAIR = range(4)
+
+
+@pytest.fixture(scope="module")
+def studies() -> list[SyntheticStudy]:
+    return [make_study(seed, SHAPE, SPACING) for seed in range(40)]
+
+
+def test_a_seed_gives_the_same_study_again_and_the_next_seed_another():
+    first, again, other = (make_study(seed, SHAPE, SPACING) for seed in (7, 7, 8))
+    assert torch.equal(first.image, again.image)
+    assert torch.equal(first.labels, again.labels)
+    assert not torch.equal(first.brain, other.brain)
+
+
+def test_families_differ_and_an_unknown_one_is_refused():
+    default, held_out = (make_study(7, SHAPE, SPACING, family=name) for name in ("default", "held_out"))
+    assert not torch.equal(default.image, held_out.image)
+    with pytest.raises(WrongUse, match="nowhere"):
+        make_study(7, SHAPE, SPACING, family="nowhere")
+
+
+def test_all_kinds_of_study_occur(studies):
+    grades = [study.grade for study in studies]
+    assert {None, 0, 1} == set(grades)
+    assert max(len(study.boxes) for study in studies) >= 2
+    sizes = [float((box.size * SPACING).max()) for study in studies for box in study.boxes]
+    assert min(sizes) < 30
+    assert max(sizes) > 60
+
+
+def test_a_study_without_tumour_has_no_label_box_or_grade(studies):
+    for study in studies:
+        assert bool((study.labels > 0).any()) == bool(study.boxes) == (study.grade is not None)
+
+
+def test_boxes_hold_every_labelled_voxel_and_no_box_is_loose(studies):
+    for study in studies:
+        labels = study.labels.numpy()
+        covered = np.zeros(labels.shape, bool)
+        for box in study.boxes:
+            where = box.slices(labels.shape)
+            covered[where] = True
+            inside = labels[where] > 0
+            assert all(inside.take(side, axis).any() for axis in range(3) for side in (0, -1))
+        assert not (labels[~covered] > 0).any()
+
+
+def test_brains_have_the_volume_of_adult_brains(studies):
+    volumes = [float(study.brain.sum()) * SPACING**3 / 1000 for study in studies]
+    assert 1000 < np.mean(volumes) < 1800
+    assert min(volumes) > 800
+
+
+def mean(study: SyntheticStudy, channel: int, label: int) -> float:
+    return float(study.image[channel][study.labels == label].mean())
+
+
+def test_oedema_is_brighter_than_the_brain_on_flair_and_t2_and_darker_on_t1(studies):
+    wet = [study for study in studies if int((study.labels == 2).sum()) > 200]
+    assert len(wet) > 5
+    for study in wet:
+        healthy = study.brain & (study.labels == 0)
+        normal = [float(study.image[c][healthy].median()) for c in range(4)]
+        assert mean(study, FLAIR, 2) > 1.05 * normal[FLAIR]
+        assert mean(study, T2, 2) > normal[T2]
+        assert mean(study, T1, 2) < normal[T1]
+
+
+def test_gadolinium_brightens_enhancing_tumour_and_not_oedema(studies):
+    lit = [study for study in studies if int((study.labels == 4).sum()) > 100 and study.grade == 1]
+    assert len(lit) > 5
+    ratios = [(mean(s, T1CE, 4) / mean(s, T1, 4), mean(s, T1CE, 2) / mean(s, T1, 2)) for s in lit if (s.labels == 2).any()]
+    assert np.mean([enhancing for enhancing, _ in ratios]) > 1.5
+    assert np.mean([oedema for _, oedema in ratios]) < 1.35
+
+
+def test_nothing_lies_outside_the_brain(studies):
+    for study in studies:
+        assert float(study.image[:, ~study.brain].abs().max()) == 0
+        assert int(study.labels[~study.brain].sum()) == 0
+        assert bool(torch.isfinite(study.image).all())
+
+
+def test_a_written_study_reads_back_with_its_truth(studies, tmp_path):
+    study = next(s for s in studies if len(s.boxes) >= 2)
+    folder = write_study(study, tmp_path / "case")
+    labels = np.asarray(nibabel.load(folder / "seg.nii.gz").dataobj)
+    assert np.array_equal(labels, study.labels.numpy())
+    image = nibabel.load(folder / "flair.nii.gz")
+    assert np.allclose(image.affine, study.affine)
+    assert nibabel.aff2axcodes(image.affine) == ("R", "A", "S")
+    ratio = np.asarray(image.dataobj)[study.brain.numpy()].mean() / float(study.image[FLAIR][study.brain].mean())
+    assert ratio == pytest.approx(800, rel=0.01)
+    truth = json.loads((folder / "truth.json").read_text())
+    assert truth["grade"] == "HGG"
+    assert len(truth["lesions"]) == len(study.boxes)
+    centre = np.mean(np.argwhere(np.pad(np.ones(study.boxes[0].size.astype(int)), 0)), axis=0) + study.boxes[0].lower
+    assert np.allclose(truth["lesions"][0]["center_ras_mm"], nibabel.affines.apply_affine(image.affine, centre))
+
+
+def test_a_filled_folder_is_not_written_into(studies, tmp_path):
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(WrongUse, match="not empty"):
+        write_study(studies[0], tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
