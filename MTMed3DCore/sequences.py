@@ -1,6 +1,7 @@
 """Which file of a folder is T1, T1ce, T2 or FLAIR, by name.
 
-Understands the names of BraTS 2013 to 2023 and plain ones. Headers, descriptions and the image itself are not looked at.
+Understands the names of BraTS 2013 to 2023 and plain ones. Headers, descriptions and the image itself are not looked
+at.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def find_sequences(folder: str | Path) -> dict[str, Path]:
     place = Path(folder)
     if not place.is_dir():
         what = "is a file" if place.exists() else "does not exist"
-        raise InputRefused("folder-missing", f"{place} {what}.", "Give a folder, or the four files with --t1 and so on.")
+        raise InputRefused("folder-missing", f"{place} {what}.", "Give a folder, or four files with --t1 and so on.")
     files = sorted(p for p in place.rglob("*") if p.is_file() and p.name.lower().endswith(SUFFIXES))
     found: dict[str, list[Path]] = {sequence: [] for sequence in SEQUENCES}
     for path in files:

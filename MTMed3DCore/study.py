@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import combinations
-from os.path import commonprefix
+from itertools import combinations, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +113,8 @@ class Study:
                     "Check that both belong to one examination, or register them first.",
                 )
             aligned[sequence] = resample(volume, reference)
-            shape, spacing = volume.grid.shape, volume.grid.spacing.round(2).tolist()
-            warnings.append(
-                Notice("resampled", f"The {sequence} ({shape} voxels of {spacing} mm) was resampled to the {REFERENCE} grid.")
-            )
+            voxels = f"{volume.grid.shape} voxels of {volume.grid.spacing.round(2).tolist()} mm"
+            warnings.append(Notice("resampled", f"The {sequence} ({voxels}) was resampled to the {REFERENCE} grid."))
         return cls(name, aligned, dict(sources), tuple(warnings))
 
 
@@ -147,7 +144,8 @@ def _coverage(grid: Grid, reference: Grid, samples: int = 24) -> float:
 
 def _study_name(files: Mapping[str, Path]) -> str:
     """The common beginning of the file names, or the folder's name where they share none."""
-    common = commonprefix([stem(files[name]) for name in SEQUENCES]).rstrip("_-. ")
+    letters = zip(*(stem(files[name]) for name in SEQUENCES), strict=False)
+    common = "".join(same[0] for same in takewhile(lambda each: len(set(each)) == 1, letters)).rstrip("_-. ")
     if len(common) > 1 and common not in ("t1", "t2"):
         return common
     return files[REFERENCE].resolve().parent.name or "study"

@@ -1,7 +1,8 @@
 """Volumes: voxels with their grid, read from a file only when the file is whole and says where it lies.
 
-NIfTI is read with nibabel, NRRD and MetaImage with SimpleITK. Neither alone is safe: SimpleITK reads a truncated file as
-zeros, nibabel does not look at gzip's checksum, and the two disagree on which of two contradicting NIfTI transforms holds.
+NIfTI is read with nibabel, NRRD and MetaImage with SimpleITK. Neither alone is safe: SimpleITK reads a truncated file
+as zeros, nibabel does not look at gzip's checksum, and the two disagree on which of two contradicting NIfTI transforms
+holds.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def read_volume(path: str | Path) -> Volume:
         raise InputRefused("not-finite", f"{file} holds {count} voxels that are NaN or infinite.", "Export it again.")
     if volume.array.min() == volume.array.max():
         value = float(volume.array.flat[0])
-        raise InputRefused("constant", f"Every voxel of {file} is {value:g}.", "Give the image itself, not a blank one.")
+        raise InputRefused("constant", f"Every voxel of {file} is {value:g}.", "Give the image itself, not a blank.")
     return volume
 
 
@@ -261,7 +262,8 @@ def _read_itk(file: Path) -> Volume:
     try:
         return from_sitk(sitk.Cast(image, sitk.sitkFloat32))
     except ValueError as error:
-        raise InputRefused("geometry", f"The geometry of {file} cannot be used: {error}", "Correct the header.") from error
+        text = f"The geometry of {file} cannot be used: {error}"
+        raise InputRefused("geometry", text, "Correct the header.") from error
 
 
 def _check_itk_payload(file: Path) -> None:
@@ -269,11 +271,11 @@ def _check_itk_payload(file: Path) -> None:
     head, _, body = file.read_bytes().partition(b"\n\n" if file.suffix.lower() in (".nrrd", ".nhdr") else b"LOCAL")
     text = head.decode("latin-1")
     nrrd = text.startswith("NRRD")
-    fields = dict(
-        (key.strip().lower(), value.strip())
+    fields = {
+        key.strip().lower(): value.strip()
         for key, _, value in (line.partition(":" if nrrd else "=") for line in text.splitlines())
         if value
-    )
+    }
     data = body if nrrd else body.split(b"\n", 1)[-1]
     detached = fields.get("data file") or fields.get("datafile")
     other = fields.get("elementdatafile")
@@ -285,8 +287,9 @@ def _check_itk_payload(file: Path) -> None:
     sides = fields.get("sizes") or fields.get("dimsize") or ""
     voxels = int(np.prod([int(n) for n in sides.split()]))
     if nrrd:
-        packed = fields.get("encoding", "raw") in ("gzip", "gz")
-        itemsize = _nrrd_itemsize(fields.get("type", "")) if fields.get("encoding", "raw") in ("raw", "gzip", "gz") else 0
+        encoding = fields.get("encoding", "raw")
+        packed = encoding in ("gzip", "gz")
+        itemsize = _nrrd_itemsize(fields.get("type", "")) if packed or encoding == "raw" else 0
     else:
         packed = fields.get("compresseddata", "false").lower() == "true"
         kind = fields.get("elementtype", "")
@@ -303,7 +306,6 @@ def _check_itk_payload(file: Path) -> None:
 def _nrrd_itemsize(kind: str) -> int:
     """Bytes of one value of a NRRD type, 0 where unknown."""
     words = kind.replace("unsigned", "").replace("signed", "").split()
-    sizes = {"char": 1, "int8": 1, "uint8": 1, "uchar": 1, "int8_t": 1, "uint8_t": 1, "short": 2, "int16": 2, "ushort": 2}
-    sizes |= {"uint16": 2, "int16_t": 2, "uint16_t": 2, "int": 4, "int32": 4, "uint": 4, "uint32": 4, "int32_t": 4}
-    sizes |= {"uint32_t": 4, "float": 4, "double": 8, "long": 8, "int64": 8, "uint64": 8}
-    return sizes.get(words[0] if words else "", 0)
+    word = (words[0] if words else "").removesuffix("_t").removeprefix("u")
+    sizes = {"char": 1, "int8": 1, "short": 2, "int16": 2, "int": 4, "int32": 4, "float": 4, "double": 8}
+    return {**sizes, "long": 8, "longlong": 8, "int64": 8}.get(word, 0)

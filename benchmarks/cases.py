@@ -2,8 +2,8 @@
 
     python benchmarks/cases.py FOLDER [FOLDER ...] -o OUT [--model starter]
 
-A FOLDER holds the four sequences and, where the truth is known, ``seg.nii.gz`` or ``seg.mha``. Writes ``cases.json`` and
-``cases.md`` with Dice, box IoU, grade, time and peak memory, beside a baseline without learning.
+A FOLDER holds the four sequences and, where the truth is known, ``seg.nii.gz`` or ``seg.mha``. Writes ``cases.json``
+and ``cases.md`` with Dice, box IoU, grade, time and peak memory, beside a baseline without learning.
 """
 
 from __future__ import annotations

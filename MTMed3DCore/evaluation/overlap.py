@@ -22,9 +22,7 @@ def dice(found: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> float:
 
 def region_dice(found: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8]) -> Mapping[str, float]:
     """Dice of whole tumour, tumour core and enhancing tumour of two label maps of the values 1, 2 and 4."""
-    return {
-        name: dice(np.isin(found, REGION_LABELS[name]), np.isin(truth, REGION_LABELS[name])) for name in EVALUATED
-    }
+    return {name: dice(np.isin(found, REGION_LABELS[name]), np.isin(truth, REGION_LABELS[name])) for name in EVALUATED}
 
 
 def largest_component(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

@@ -30,9 +30,7 @@ class PublishedPyramid(FeaturePyramidNetwork):
         maps = list(super().forward(x).values())
         for level in range(1, len(maps)):
             maps[level] = maps[level] + maps[level - 1][:, :, ::2, ::2, ::2]
-        return OrderedDict(
-            (name, block(level)) for name, block, level in zip(x, self.layer_blocks, maps, strict=True)
-        )
+        return OrderedDict((name, block(level)) for name, block, level in zip(x, self.layer_blocks, maps, strict=True))
 
 
 class PathAggregationPyramid(FeaturePyramidNetwork):

@@ -21,7 +21,7 @@ class Head:
     """Coordinates and the brain's outer surface.
 
     Args:
-        coordinates: mm to the right, to posterior and to superior of the brain's middle, warped by the study's own shape.
+        coordinates: mm to the right, to posterior and to superior of the brain's middle, warped by the study's shape.
         hull: depth in mm below the brain surface, negative outside.
         cerebellum: depth difference between cerebellum and cerebrum, positive in the cerebellum.
         stem: depth in mm inside the brainstem.
@@ -132,7 +132,8 @@ def make_tissue(lattice: Lattice, family: Family, head: Head, displaced: Coordin
     cistern = ellipsoid((x, y, z), (0, -12, -22), (16, 13, 7)) + 3 * lattice.noise(6)
     ambient = torch.minimum(head.stem + 5, -head.stem) - 1.2 + 1.5 * lattice.noise(5)
     ambient = ambient - 5 * (z > 4).float() - 5 * (z < -60).float()
-    fluid = torch.maximum(fluid, torch.maximum(ventricle, torch.sigmoid(torch.maximum(cistern, ambient) / (0.5 * spacing))))
+    cisterns = torch.sigmoid(torch.maximum(cistern, ambient) / (0.5 * spacing))
+    fluid = torch.maximum(fluid, torch.maximum(ventricle, cisterns))
     grey = grey * (1 - fluid)
     white = (1 - fluid - grey).clamp(min=0)
     vessels = _vessels(lattice, depth, fissure, sylvian)

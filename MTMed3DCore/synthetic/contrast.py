@@ -102,14 +102,16 @@ def _paint_tumour(
     if random.chance(0.6):  # wetter pockets: dark on T1, oedema all the same
         pocket = (labels == OEDEMA) & (lattice.noise(random.uniform(5, 12)) > random.uniform(0.0, 0.9))
         dark = t1 * random.uniform(0.6, 0.95)
-        wetter = {"t1": dark, "t1ce": dark, "t2": t2 * random.uniform(1.0, 1.3), "flair": flair * random.uniform(0.95, 1.25)}
+        wetter = {"t1": dark, "t1ce": dark, "t2": t2 * random.uniform(1.0, 1.3)}
+        wetter["flair"] = flair * random.uniform(0.95, 1.25)
         painter.paint(pocket, wetter, random.uniform(0.02, 0.1), random.uniform(1.0, 2.4), random.uniform(0.6, 1.0))
     core = labels == NECROTIC_CORE
     if low_grade:
         dark = random.uniform(0.30, 0.55)
         mismatch = random.chance(0.25)  # the T2-FLAIR mismatch of astrocytomas
         inner = random.uniform(0.35, 0.7) if mismatch else flair * random.uniform(0.85, 1.2)
-        values = {"t1": dark, "t1ce": dark * random.uniform(0.97, 1.05), "t2": random.uniform(0.75, 1.15), "flair": inner}
+        values = {"t1": dark, "t1ce": dark * random.uniform(0.97, 1.05)}
+        values |= {"t2": random.uniform(0.75, 1.15), "flair": inner}
         painter.paint(core, values, random.uniform(0.03, 0.12), random.uniform(0.7, 1.8), random.uniform(0.7, 1.0))
         enhancement = random.uniform(0.9, 1.4)
     else:

@@ -1,8 +1,8 @@
 """How synthetic studies vary: the ranges from which each study draws.
 
 Intensities are relative to the brightest common tissue of their sequence; lengths are millimetres. The orderings that
-physics gives (fluid dark on T1 and FLAIR and bright on T2; free water of oedema bright on T2 and FLAIR; gadolinium bright
-on T1ce wherever the blood-brain barrier is absent or broken) hold over the whole of every range.
+physics gives (fluid dark on T1 and FLAIR and bright on T2; free water of oedema bright on T2 and FLAIR; gadolinium
+bright on T1ce wherever the blood-brain barrier is absent or broken) hold over the whole of every range.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -95,8 +96,7 @@ class Trainer:
     @property
     def shared(self) -> torch.Tensor:
         """The parameter of the last layer that all three tasks share: the encoder's deepest merge."""
-        weight: torch.Tensor = self.network.encoder.layers4[0].downsample.reduction.weight
-        return weight
+        return self.network.encoder.get_parameter("layers4.0.downsample.reduction.weight")
 
     def step(self, patches: list[Patch], progress: float) -> dict[str, float]:
         """One step of the optimiser.
@@ -134,8 +134,7 @@ class Trainer:
     @property
     def averaged_network(self) -> MultiTaskNetwork:
         """The network with the running mean of its weights."""
-        module: MultiTaskNetwork = self.average.module
-        return module
+        return cast(MultiTaskNetwork, self.average.module)
 
 
 def train_starter(settings: TrainingSettings, folder: Path) -> tuple[Trainer, list[list[float]]]:
@@ -162,7 +161,8 @@ def train_starter(settings: TrainingSettings, folder: Path) -> tuple[Trainer, li
             for batch in ([patch], again) if settings.batch == 1 else (again,):
                 elapsed = time.monotonic() - start
                 losses = trainer.step(batch, min(1.0, elapsed / end))
-                row = {"s": round(elapsed), "step": trainer.steps, **{k: round(v, 4) for k, v in losses.items()}}
+                row: dict[str, Any] = {"s": round(elapsed), "step": trainer.steps}
+                row |= {task: round(value, 4) for task, value in losses.items()}
                 row["weights"] = [round(float(w), 3) for w in trainer.balance.weights]
                 history.write(json.dumps(row) + "\n")
             history.flush()

@@ -24,6 +24,8 @@ from MTMed3DCore.training.anchors import LevelAnchors, flatten_maps
 DICE_SMOOTH = 20.0
 """Voxels added above and below the Dice fraction: with them an empty class charges every false positive."""
 FOCAL_GAMMA = 2.0
+FOCAL_ALPHA = 0.25
+"""Weight of the positive anchors; the negatives have the rest."""
 FOCAL_WEIGHT = 8.0
 """Brings the focal term, a mean over mostly easy voxels, to the size of the Dice term."""
 BOX_BETA = 1.0 / 9.0
@@ -66,6 +68,11 @@ class SegmentationLoss(nn.Module):
         return loss
 
 
+def _overlap(boxes: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
+    """IoU (N, M) of two sets of boxes."""
+    return torch.as_tensor(box_iou(boxes, anchors))
+
+
 class DetectionLoss(nn.Module):
     """RetinaNet's loss over the anchors of one patch.
 
@@ -76,9 +83,10 @@ class DetectionLoss(nn.Module):
     def __init__(self, anchor_shapes: Sequence[Sequence[float]]) -> None:
         super().__init__()
         self.anchors = LevelAnchors(anchor_shapes)
-        self.matcher = ATSSMatcher(num_candidates=ATSS_CANDIDATES, similarity_fn=box_iou, center_in_gt=False)
+        self.matcher = ATSSMatcher(num_candidates=ATSS_CANDIDATES, similarity_fn=_overlap, center_in_gt=False)
         self.coder = BoxCoder(weights=(1.0,) * 6)
-        self.focal = FocalLoss(gamma=FOCAL_GAMMA, alpha=0.25, reduction="sum")
+        # MONAI's own sum divides by the number of anchors when there are no spatial dimensions.
+        self.focal = FocalLoss(gamma=FOCAL_GAMMA, alpha=FOCAL_ALPHA, reduction="none")
 
     def forward(
         self, image: torch.Tensor, detection: list[tuple[torch.Tensor, torch.Tensor]], boxes: torch.Tensor | None
@@ -95,7 +103,7 @@ class DetectionLoss(nn.Module):
             _, matches = self.matcher.compute_matches(boxes, anchors, places, self.anchors.per_place)
             positive = matches >= 0
         count = positive.sum().clamp(min=1)
-        loss: torch.Tensor = self.focal(scores, positive.float()[:, None]) / count
+        loss: torch.Tensor = self.focal(scores, positive.float()[:, None]).sum() / count
         if not positive.any():
             return loss + 0.0 * deltas.sum()
         wanted = self.coder.encode_single(boxes[matches[positive]], anchors[positive])

@@ -81,7 +81,8 @@ def _vary(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     brain = image != 0
     gain = torch.from_numpy(np.exp(0.12 * rng.standard_normal((4, 1, 1, 1)))).float()
     shift = torch.from_numpy(0.12 * rng.standard_normal((4, 1, 1, 1))).float()
-    noise = torch.from_numpy(np.where(rng.random((4, 1, 1, 1)) < 0.25, rng.uniform(0.02, 0.25, (4, 1, 1, 1)), 0)).float()
+    noisy = rng.random((4, 1, 1, 1)) < 0.25
+    noise = torch.from_numpy(noisy * rng.uniform(0.02, 0.25, (4, 1, 1, 1))).float()
     field = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32))
     return (image * gain + shift + noise * field) * brain
 

@@ -94,12 +94,12 @@ def test_both_detection_heads_equal_the_record_at_every_level(output, record, le
 def test_a_missing_tensor_is_refused_by_name(checkpoint):
     faulty = dict(checkpoint)
     del faulty["encoder.patch_embed.proj.bias"]
-    with pytest.raises(ModelRefused, match="encoder.patch_embed.proj.bias is missing"):
+    with pytest.raises(ModelRefused, match=r"encoder\.patch_embed\.proj\.bias is missing"):
         network_from_published(faulty)
 
 
 def test_an_extra_tensor_is_refused_by_name(checkpoint):
-    with pytest.raises(ModelRefused, match="decoder.spare is not part"):
+    with pytest.raises(ModelRefused, match=r"decoder\.spare is not part"):
         network_from_published({**checkpoint, "decoder.spare": torch.zeros(1)})
 
 

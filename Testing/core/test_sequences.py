@@ -9,23 +9,23 @@ import pytest
 from MTMed3DCore.errors import InputRefused
 from MTMed3DCore.sequences import SEQUENCES, find_sequences, sequence_of
 
+YEARS = {
+    "BraTS 2018": ("Brats18_2013_2_1_{}.nii.gz", "t1 t1ce t2 flair", "Brats18_2013_2_1_seg.nii.gz"),
+    "BraTS 2019": ("BraTS19_CBICA_AAB_1_{}.nii", "t1 t1ce t2 flair", "BraTS19_CBICA_AAB_1_seg.nii"),
+    "BraTS 2020": ("BraTS20_Training_001_{}.nii.gz", "t1 t1ce t2 flair", "name_mapping.csv"),
+    "BraTS 2021": ("BraTS2021_00003_{}.nii.gz", "t1 t1ce t2 flair", "BraTS2021_00003_seg.nii.gz"),
+    "BraTS 2023": ("BraTS-GLI-00000-000-{}.nii.gz", "t1n t1c t2w t2f", "BraTS-GLI-00000-000-seg.nii.gz"),
+    "BraTS 2013": ("VSD.Brain.XX.O.MR_{}.mha", "T1.54192 T1c.54193 T2.54194 Flair.54191", "VSD.Brain.XX.O.OT.5451.mha"),
+    "plain": ("{}.nii.gz", "t1 t1ce t2 flair", "machine_fusion.nii.gz"),
+    "words": ("x {}.nrrd", "T1-pre T1_Gd T2w T2_FLAIR", "t1ce_brainmask.nrrd"),
+}
 
-@pytest.mark.parametrize(
-    ("names", "rest"),
-    [
-        (["Brats18_2013_2_1_t1.nii.gz", "Brats18_2013_2_1_t1ce.nii.gz", "Brats18_2013_2_1_t2.nii.gz", "Brats18_2013_2_1_flair.nii.gz"], ["Brats18_2013_2_1_seg.nii.gz"]),
-        (["BraTS19_CBICA_AAB_1_t1.nii", "BraTS19_CBICA_AAB_1_t1ce.nii", "BraTS19_CBICA_AAB_1_t2.nii", "BraTS19_CBICA_AAB_1_flair.nii"], ["BraTS19_CBICA_AAB_1_seg.nii"]),
-        (["BraTS20_Training_001_t1.nii.gz", "BraTS20_Training_001_t1ce.nii.gz", "BraTS20_Training_001_t2.nii.gz", "BraTS20_Training_001_flair.nii.gz"], []),
-        (["BraTS2021_00003_t1.nii.gz", "BraTS2021_00003_t1ce.nii.gz", "BraTS2021_00003_t2.nii.gz", "BraTS2021_00003_flair.nii.gz"], ["BraTS2021_00003_seg.nii.gz"]),
-        (["BraTS-GLI-00000-000-t1n.nii.gz", "BraTS-GLI-00000-000-t1c.nii.gz", "BraTS-GLI-00000-000-t2w.nii.gz", "BraTS-GLI-00000-000-t2f.nii.gz"], ["BraTS-GLI-00000-000-seg.nii.gz"]),
-        (["VSD.Brain.XX.O.MR_T1.54192.mha", "VSD.Brain.XX.O.MR_T1c.54193.mha", "VSD.Brain.XX.O.MR_T2.54194.mha", "VSD.Brain.XX.O.MR_Flair.54191.mha"], ["VSD.Brain_3more.XX.O.OT.54517.mha"]),
-        (["T1.nrrd", "T1_post.nrrd", "T2.nrrd", "T2_FLAIR.nrrd"], ["t1ce_brainmask.nrrd", "notes.txt"]),
-        (["t1.nii.gz", "t1ce.nii.gz", "t2.nii.gz", "flair.nii.gz"], ["machine_fusion.nii.gz"]),
-        (["x T1 pre.nii", "x T1 Gd.nii", "x T2w.nii", "x FLAIR.nii"], []),
-    ],
-)
-def test_names_of_every_year_are_understood(tmp_path, names, rest):
-    for name in names + rest:
+
+@pytest.mark.parametrize("year", YEARS)
+def test_names_of_every_year_are_understood(tmp_path, year):
+    pattern, words, other = YEARS[year]
+    names = [pattern.format(word) for word in words.split()]
+    for name in [*names, other]:
         (tmp_path / name).touch()
     found = find_sequences(tmp_path)
     assert [found[sequence].name for sequence in SEQUENCES] == names
