@@ -134,8 +134,9 @@ class VoxelBox:
 
     def slices(self, shape: tuple[int, int, int]) -> tuple[slice, slice, slice]:
         """Index of the voxels of an array of `shape` whose centres lie in the box."""
-        low = np.clip(np.ceil(np.asarray(self.lower)), 0, shape).astype(int)
-        high = np.clip(np.ceil(np.asarray(self.upper)), 0, shape).astype(int)
+        low, high = (
+            np.clip(np.ceil(np.asarray(side) - 0.5), 0, shape).astype(int) for side in (self.lower, self.upper)
+        )
         x, y, z = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
         return x, y, z
 

@@ -1,7 +1,8 @@
 """Gliomas: where they sit, what in them enhances, how far their oedema reaches.
 
 A lesion is a depth field: millimetres inside the border of its core. Enhancement is a ragged, partly gapped rim of
-varying thickness with septa and islands; all that the rim encloses is core, whatever its intensity, as the labelling rules say.
+varying thickness with septa and islands; all that the rim encloses is core, whatever its intensity, as the labelling
+rules say.
 """
 
 from __future__ import annotations
