@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from MTMed3DCore.networks import TASKS, MultiTaskNetwork, build_network
@@ -22,6 +22,8 @@ from MTMed3DCore.training.balancing import GradNorm
 from MTMed3DCore.training.losses import MultiTaskLoss
 from MTMed3DCore.training.patches import Patch, SyntheticPatches
 
+LONGEST_DECAY = 0.995
+"""Decay of the averaged weights late in a run."""
 REUSED_PATCHES = 400
 """Patches kept for a second look while the next study is still being made."""
 
@@ -50,12 +52,12 @@ class TrainingSettings:
     spacing_mm: float = 2.0
     study_shape: tuple[int, int, int] = (80, 96, 80)
     patch: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.5e-3
     batch: int = 1
-    balance_every: int = 8
+    balance_every: int = 16
     family: str = "default"
     seed: int = 1000
-    precision: str = "bf16"
+    precision: str = "fp32"
     device: str = "cpu"
 
 
@@ -70,6 +72,12 @@ def anchors_for(settings: TrainingSettings, studies: int = 60) -> list[list[floa
         for box in make_study(-1 - seed, (shape[0], shape[1], shape[2]), coarse, family=settings.family).boxes
     ]
     return fit_anchor_shapes(sizes)
+
+
+def running_mean(mean: torch.Tensor, value: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
+    """Exponential mean whose memory grows with the run, so that the first steps are forgotten soon."""
+    decay = min(LONGEST_DECAY, (1.0 + float(count)) / (10.0 + float(count)))
+    return mean + (value - mean) * (1.0 - decay)
 
 
 class Trainer:
@@ -90,7 +98,7 @@ class Trainer:
         self.loss = MultiTaskLoss(TASKS, anchor_shapes).to(self.device)
         self.balance = GradNorm(TASKS).to(self.device)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
-        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(0.995))
+        self.average = AveragedModel(self.network, avg_fn=running_mean)
         self.steps = 0
 
     @property
