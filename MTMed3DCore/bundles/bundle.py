@@ -24,12 +24,12 @@ from MTMed3DCore.bundles.manifest import (
     FileRecord,
     check_file_set,
     check_hash,
-    file_sha256,
     read_json,
     read_manifest,
 )
 from MTMed3DCore.errors import ModelRefused, WrongUse
 from MTMed3DCore.findings import ModelIdentity
+from MTMed3DCore.hashing import file_sha256
 from MTMed3DCore.state_dicts import refuse_misfit
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ manifest together goes unnoticed, so a bundle is worth as much trust as the plac
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from MTMed3DCore.errors import ModelRefused
+from MTMed3DCore.hashing import file_sha256
 
 MANIFEST = "configs/manifest.json"
 FORMAT = "mtmed3d.bundle/1"
@@ -30,12 +30,6 @@ class FileRecord:
 
     sha256: str
     size: int
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file as 64 hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from MTMed3DCore.bundles.bundle import MAX_WEIGHTS_BYTES, Bundle
-from MTMed3DCore.bundles.manifest import file_sha256
 from MTMed3DCore.bundles.writing import save_bundle
 from MTMed3DCore.errors import ModelRefused, WrongUse
+from MTMed3DCore.hashing import file_sha256
 from MTMed3DCore.sequences import SEQUENCES
 
 if TYPE_CHECKING:

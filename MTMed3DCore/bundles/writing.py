@@ -21,9 +21,10 @@ from MTMed3DCore.bundles.bundle import (
     Bundle,
     read_bundle,
 )
-from MTMed3DCore.bundles.manifest import file_sha256, write_manifest
+from MTMed3DCore.bundles.manifest import write_manifest
 from MTMed3DCore.errors import WrongUse
 from MTMed3DCore.findings import RESEARCH_USE
+from MTMed3DCore.hashing import file_sha256
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,6 @@ Files are written into a hidden partial folder on the same file system and renam
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from uuid import uuid4
 
 from MTMed3DCore.errors import MTMed3DError, OutOfResources, WrongUse
+from MTMed3DCore.hashing import file_sha256
 
 MANIFEST = ".mtmed3d.json"
 MANIFEST_SCHEMA = "mtmed3d.output/1"
@@ -61,12 +61,6 @@ def publishing(folder: Path, *, overwrite: bool, last: str) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def read_manifest(folder: Path) -> dict[str, str]:
     """Relative POSIX path and SHA-256 of every file that we wrote into `folder`; empty where there is no manifest."""
     try:
@@ -80,7 +74,7 @@ def read_manifest(folder: Path) -> dict[str, str]:
 def edited_files(folder: Path) -> list[str]:
     """Our files in `folder` whose content is no longer what we wrote, as relative POSIX paths."""
     manifest = read_manifest(folder)
-    return [n for n, digest in manifest.items() if (folder / n).is_file() and sha256(folder / n) != digest]
+    return [n for n, digest in manifest.items() if (folder / n).is_file() and file_sha256(folder / n) != digest]
 
 
 def _check_target(folder: Path, overwrite: bool) -> bool:
@@ -129,7 +123,7 @@ def _replace_files(partial: Path, folder: Path, last: str) -> None:
 
 
 def _write_manifest(folder: Path) -> None:
-    files = {name: sha256(folder / name) for name in _files(folder)}
+    files = {name: file_sha256(folder / name) for name in _files(folder)}
     document = {"schema": MANIFEST_SCHEMA, "files": files}
     (folder / MANIFEST).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8", newline="\n")
 

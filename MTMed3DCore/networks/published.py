@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 import torch
 
-from MTMed3DCore.errors import ModelRefused
 from MTMed3DCore.networks.multitask import MultiTaskNetwork, build_network
+from MTMed3DCore.state_dicts import refuse_misfit
 
 _PARTS = {
     "encoder.": "encoder.",
@@ -20,8 +20,6 @@ _PARTS = {
     "detection_decoder.": "det_decoder.",
 }
 """Our part names and the authors'."""
-_SHOWN = 5
-"""How many faulty tensors a refusal names before it only counts them."""
 
 
 def published_name(name: str) -> str:
@@ -43,25 +41,12 @@ def network_from_published(state_dict: Mapping[str, torch.Tensor]) -> MultiTaskN
     ours = network.state_dict()
     given = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
     wanted = {published_name(name): name for name in ours}
-    faults = [f"{name} is missing" for name in wanted if name not in given]
-    faults += [f"{name} is not part of the network" for name in given if name not in wanted]
-    for theirs, name in wanted.items():
-        if theirs not in given:
-            continue
-        if not isinstance(given[theirs], torch.Tensor):
-            faults.append(f"{theirs} is a {type(given[theirs]).__name__}, not a tensor")
-        elif given[theirs].shape != ours[name].shape:
-            faults.append(f"{theirs} has shape {list(given[theirs].shape)}, not {list(ours[name].shape)}")
-        elif given[theirs].is_floating_point() != ours[name].is_floating_point():
-            faults.append(f"{theirs} has type {given[theirs].dtype}, not {ours[name].dtype}")
-        elif given[theirs].is_floating_point() and not torch.isfinite(given[theirs]).all():
-            faults.append(f"{theirs} holds values that are not finite")
-    if faults:
-        more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        raise ModelRefused(
-            "checkpoint-tensors",
-            f"The checkpoint does not fit the published network: {'; '.join(faults[:_SHOWN])}{more}.",
-            "Give the multi-task checkpoint with 48 features that the authors' training code writes.",
-        )
+    refuse_misfit(
+        given,
+        {theirs: ours[name] for theirs, name in wanted.items()},
+        code="checkpoint-tensors",
+        subject="The checkpoint does not fit the published network",
+        remedy="Give the multi-task checkpoint with 48 features that the authors' training code writes.",
+    )
     network.load_state_dict({name: given[theirs] for theirs, name in wanted.items()})
     return network.eval()

@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from MTMed3DCore import bundles
-from MTMed3DCore.bundles.manifest import MANIFEST, file_sha256, write_manifest
+from MTMed3DCore.bundles.manifest import MANIFEST, write_manifest
 from MTMed3DCore.bundles.published import PUBLISHED_REGION_THRESHOLD, published_settings, read_checkpoint
 from MTMed3DCore.bundles.search import MODELS_VARIABLE
 from MTMed3DCore.errors import ModelRefused, WrongUse
+from MTMed3DCore.hashing import file_sha256
 from MTMed3DCore.inference.settings import InferenceSettings
 from MTMed3DCore.networks import build_network
 
