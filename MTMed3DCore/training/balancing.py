@@ -25,7 +25,7 @@ class GradNorm(nn.Module):
         tasks: names of the tasks.
         alpha: strength of the pull towards equal training rates; 0 asks for equal norms.
         learning_rate: of the weights.
-        warm_up: updates whose mean is taken as the initial loss; a single first batch is a poor reference.
+        warm_up: steps with labels whose mean is taken as the initial loss; a single first batch is a poor reference.
     """
 
     initial: torch.Tensor
@@ -48,8 +48,20 @@ class GradNorm(nn.Module):
         weights = self.weights.detach()
         return torch.stack([weights[i] * losses[task] for i, task in enumerate(self.tasks)]).sum()
 
+    def observe(self, losses: Mapping[str, torch.Tensor], present: Sequence[bool]) -> None:
+        """Take the losses of a step into the initial losses, as long as the warm-up lasts.
+
+        Args:
+            losses: each task's loss.
+            present: which tasks have labels in this batch.
+        """
+        for i, here in enumerate(present):
+            if here and self.seen[i] < self.warm_up:
+                self.seen[i] += 1
+                self.initial[i] += (losses[self.tasks[i]].detach().float() - self.initial[i]) / self.seen[i]
+
     def update(self, losses: Mapping[str, torch.Tensor], shared: torch.Tensor, present: Sequence[bool]) -> None:
-        """Move the weights by one step.
+        """Move the weights by one step, once every task with labels here has its initial loss.
 
         Args:
             losses: each task's loss with its graph, which is kept for the network's own backward pass.
@@ -57,13 +69,9 @@ class GradNorm(nn.Module):
             present: which tasks have labels in this batch; the others keep their weight.
         """
         there = [i for i, here in enumerate(present) if here]
-        values = torch.stack([losses[self.tasks[i]].detach().float() for i in there]) if there else torch.empty(0)
-        for i, value in zip(there, values, strict=True):
-            if self.seen[i] < self.warm_up:
-                self.seen[i] += 1
-                self.initial[i] += (value - self.initial[i]) / self.seen[i]
         if len(there) < 2 or bool((self.seen[there] < self.warm_up).any()):
             return
+        values = torch.stack([losses[self.tasks[i]].detach().float() for i in there])
         norms = torch.stack(
             [torch.autograd.grad(losses[self.tasks[i]], shared, retain_graph=True)[0].norm().float() for i in there]
         )

@@ -127,6 +127,7 @@ class Trainer:
                 output = self.network(image)
             losses = self.loss(image, output, target)
             present = [target.regions is not None, target.boxes is not None, target.grade is not None]
+            self.balance.observe(losses, present)
             if patch is patches[0] and self.steps % self.settings.balance_every == 0:
                 self.balance.update(losses, self.shared, present)
             (self.balance.total(losses) / len(patches)).backward()
@@ -171,7 +172,7 @@ def train_starter(settings: TrainingSettings, folder: Path) -> tuple[Trainer, li
                 losses = trainer.step(batch, min(1.0, elapsed / end))
                 row: dict[str, Any] = {"s": round(elapsed), "step": trainer.steps}
                 row |= {task: round(value, 4) for task, value in losses.items()}
-                row["weights"] = [round(float(w), 3) for w in trainer.balance.weights]
+                row["weights"] = [round(float(w), 3) for w in trainer.balance.weights.detach()]
                 history.write(json.dumps(row) + "\n")
             history.flush()
             if elapsed - saved > 120 or elapsed >= end:
