@@ -64,7 +64,7 @@ class Family:
 
 FAMILIES = {
     "default": Family(),
-    # Settings are chosen on this one: other contrasts, rims, reaches and shading than any that training sees.
+    # Settings are chosen on this one: its ranges are shifted against the default ones, and overlap them.
     "held_out": replace(
         Family(),
         high_grade_radius=(7.0, 36.0),

@@ -10,6 +10,7 @@ import torch
 from scipy import ndimage
 
 from MTMed3DCore.errors import WrongUse
+from MTMed3DCore.findings import ENHANCING, NECROTIC_CORE
 from MTMed3DCore.geometry import Grid, VoxelBox
 from MTMed3DCore.synthetic.anatomy import make_head, make_tissue
 from MTMed3DCore.synthetic.contrast import make_images
@@ -90,11 +91,15 @@ def make_study(
 
 
 def _separate_tumours(labels: torch.Tensor, spacing_mm: float) -> tuple[torch.Tensor, list[VoxelBox]]:
-    """Labels without specks, and the box of each connected tumour (26 neighbours), largest first."""
+    """Labels without specks, and the box of each connected tumour (26 neighbours), largest first.
+
+    Oedema that has come away from every core goes too: a lesion is what has a core, and no reader boxes a fleck.
+    """
     array = labels.cpu().numpy()
     parts, count = ndimage.label(array > 0, structure=np.ones((3, 3, 3)))
     sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:] * spacing_mm**3 / 1000
-    kept = [1 + int(k) for k in np.argsort(-sizes) if sizes[k] >= SMALLEST_LESION_ML]
+    cored = np.isin(np.arange(1, count + 1), parts[(array == NECROTIC_CORE) | (array == ENHANCING)])
+    kept = [1 + int(k) for k in np.argsort(-sizes) if cored[k] and sizes[k] >= SMALLEST_LESION_ML]
     boxes = [VoxelBox.around(parts == k) for k in kept]
     cleaned = np.where(np.isin(parts, kept), array, 0).astype(np.uint8)
     return torch.from_numpy(cleaned).to(labels.device), boxes

@@ -61,6 +61,14 @@ def test_boxes_hold_every_labelled_voxel_and_no_box_is_loose(studies):
         assert not (labels[~covered] > 0).any()
 
 
+def test_every_box_holds_a_core_of_its_own(studies):
+    for study in studies:
+        labels = study.labels.numpy()
+        assert len(study.boxes) <= 3
+        for box in study.boxes:
+            assert np.isin(labels[box.slices(labels.shape)], (1, 4)).any()
+
+
 def test_brains_have_the_volume_of_adult_brains(studies):
     volumes = [float(study.brain.sum()) * SPACING**3 / 1000 for study in studies]
     assert 1000 < np.mean(volumes) < 1800
