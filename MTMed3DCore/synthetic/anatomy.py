@@ -103,7 +103,7 @@ def make_tissue(lattice: Lattice, family: Family, head: Head, displaced: Coordin
     depth = head.hull.clamp(min=0)
     atrophy = random.within(family.atrophy)
     sulci, fissure, sylvian = _furrows(lattice, head, displaced, depth)
-    width = (0.25 + 1.1 * atrophy) * torch.exp(0.45 * lattice.noise(12)) * (1 - 0.9 * pressed)
+    width = (0.15 + 0.8 * atrophy) * torch.exp(0.7 * lattice.noise(11)) * (1 - 0.9 * pressed)
     to_fluid = torch.minimum(sulci - width, torch.minimum(fissure - width * 0.8 - 0.2, sylvian - width * 1.1))
     rim = random.uniform(0.0, 1.6) * (0.4 + atrophy) * torch.exp(0.5 * lattice.noise(8))
     to_fluid = torch.minimum(to_fluid, head.hull - rim)
@@ -112,7 +112,7 @@ def make_tissue(lattice: Lattice, family: Family, head: Head, displaced: Coordin
     grey = (1 - fluid) * torch.sigmoid((random.uniform(2.6, 4.2) - to_fluid) / soft)
     # The cerebellum's folia are too fine to draw: mostly grey, white inside. The brainstem is mostly white.
     cerebellar = torch.sigmoid(head.cerebellum / 2)
-    folia = 0.5 + 0.25 * torch.tanh(1.5 * lattice.noise(2.4))
+    folia = 0.5 + 0.14 * torch.tanh(1.5 * lattice.noise(2.4))
     folia = (folia + 0.5 * torch.sigmoid((11 - depth) / 3) - 0.12).clamp(0, 1)
     grey = (1 - cerebellar) * grey + cerebellar * (1 - 0.6 * fluid) * folia
     fluid = fluid * (1 - 0.6 * cerebellar)
@@ -150,9 +150,16 @@ def _furrows(
     """Distance in mm to sulci, to the interhemispheric fissure and to the Sylvian fissures."""
     random = lattice.random
     x, y, z = displaced
-    sheet = lattice.sheet(random.uniform(3.2, 4.4))
-    bottom = random.uniform(14, 24) + 7 * lattice.noise(14)
-    sulci = torch.sqrt(sheet**2 + (depth - bottom).clamp(min=0) ** 2)
+    # Sulci run inwards from the surface: their sheets vary along it and hardly with depth. Deep ones, then shallow ones.
+    outwards = torch.sqrt(x**2 + (0.8 * y) ** 2 + (1.1 * (z - 8)) ** 2 + 1.0)
+    flattened = (outwards / 62) ** -random.uniform(0.35, 0.7)
+    bend = random.uniform(1.5, 3.5)
+    surface = [axis * flattened + bend * lattice.noise(6) for axis in (x, y, z - 8)]
+    furrows = []
+    for wavelength, low, high in ((random.uniform(3.6, 4.8), 18, 32), (random.uniform(2.6, 3.4), 6, 14)):
+        bottom = random.uniform(low, high) + 0.3 * low * lattice.noise(12)
+        furrows.append(torch.sqrt(lattice.sheet(wavelength, surface) ** 2 + (depth - bottom).clamp(min=0) ** 2))
+    sulci = torch.minimum(furrows[0], furrows[1] + random.uniform(0.1, 0.6))
     floor = 14 + random.uniform(0, 8) - (z - 0.0016 * y**2 + random.uniform(-3, 3)) - 0.004 * y**2
     fissure = torch.sqrt((x + 0.8 * lattice.noise(9)) ** 2 + floor.clamp(min=0) ** 2 * (y.abs() < 62).float())
     fissure = fissure + 50 * (head.coordinates[2] < -18).float()
@@ -166,7 +173,11 @@ def _ventricles(lattice: Lattice, displaced: Coordinates, scale: float) -> tuple
     """Depth in mm inside the lateral ventricles, and the share of ventricular fluid."""
     x, y, z = displaced
     sides = x.abs()
-    lateral = ellipsoid((sides, y, z), (9 + 3.5 * scale, 2, 22), (4.5 * scale, 34, 6.5 * scale**0.8))
+    # Horns and body are one tube that parts from the midline and sinks at both ends, widest in the frontal horn.
+    along = sides - 0.006 * (y + 4) ** 2
+    sunk = z + 0.006 * (y - 4) ** 2
+    lateral = ellipsoid((along, y, sunk), (6.5 + 3.5 * scale, 0, 22), (5.2 * scale, 36, 6.8 * scale**0.8), 2.4)
+    lateral = torch.maximum(lateral, ellipsoid((along, y, sunk), (8 + 4 * scale, -22, 19), (5 * scale, 12, 8.5 * scale)))
     lateral = torch.maximum(lateral, ellipsoid((sides, y, z), (22 + 2 * scale, 38, 12), (3.6 * scale, 17, 7 * scale)))
     lateral = torch.maximum(lateral, ellipsoid((sides, y, z), (33, 10, -18), (3.2 * scale, 20, 3.5 * scale)))
     third = ellipsoid((x, y, z), (0, 4, 4), (1.4 * scale + 0.7, 15, 11))

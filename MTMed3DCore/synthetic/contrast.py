@@ -81,6 +81,9 @@ def _healthy(lattice: Lattice, family: Family, tissue: Tissue) -> tuple[dict[str
         images[name] = image * (1 + sign * random.uniform(0, 0.06) * mottled + random.uniform(0, 0.05) * broad)
     images["t2"] = images["t2"] * (1 - 0.15 * tissue.deep_grey)  # iron
     images["flair"] = images["flair"] * (1 - random.uniform(0, 0.2) * tissue.deep_grey)
+    if random.chance(0.5):  # cortex that is brighter on FLAIR in places, by coil and by nature
+        patches = torch.sigmoid(3 * (lattice.noise(random.uniform(8, 20)) - random.uniform(0.3, 1.5)))
+        images["flair"] = images["flair"] + random.uniform(0.05, 0.25) * patches * tissue.grey
     aged = tissue.lesions_of_age
     images["flair"] = images["flair"] + aged * random.uniform(0.15, 0.5)
     images["t2"] = images["t2"] + aged * random.uniform(0.1, 0.4)
@@ -107,12 +110,12 @@ def _paint_tumour(
         painter.paint(pocket, wetter, random.uniform(0.02, 0.1), random.uniform(1.0, 2.4), random.uniform(0.6, 1.0))
     core = labels == NECROTIC_CORE
     if low_grade:
-        dark = random.uniform(0.30, 0.55)
+        dark = random.uniform(0.38, 0.70)
         mismatch = random.chance(0.25)  # the T2-FLAIR mismatch of astrocytomas
         inner = random.uniform(0.35, 0.7) if mismatch else flair * random.uniform(0.85, 1.2)
         values = {"t1": dark, "t1ce": dark * random.uniform(0.97, 1.05)}
         values |= {"t2": random.uniform(0.75, 1.15), "flair": inner}
-        painter.paint(core, values, random.uniform(0.03, 0.12), random.uniform(0.7, 1.8), random.uniform(0.7, 1.0))
+        painter.paint(core, values, random.uniform(0.04, 0.18), random.uniform(0.7, 2.2), random.uniform(0.6, 1.0))
         enhancement = random.uniform(0.9, 1.4)
     else:
         # Often no darker than the oedema round it: dark on T1 must not come to mean core.

@@ -35,8 +35,8 @@ class Family:
         slice_blur_mm: standard deviation of that blur.
     """
 
-    tumour_free: float = 0.15
-    low_grade: float = 0.36
+    tumour_free: float = 0.20
+    low_grade: float = 0.40
     several: float = 0.25
     high_grade_radius: Range = (8.0, 32.0)
     low_grade_radius: Range = (9.0, 34.0)

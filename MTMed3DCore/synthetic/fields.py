@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch.nn.functional import conv3d, interpolate, pad
+from torch.nn.functional import conv3d, grid_sample, interpolate, pad
 
 Range = tuple[float, float]
 
@@ -100,14 +100,25 @@ class Lattice:
             field = interpolate(field[None, None], size=full, mode="trilinear", align_corners=True)[0, 0]
         return field[: self.shape[0], : self.shape[1], : self.shape[2]]
 
+    def noise_at(self, length_mm: float, points: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Smooth noise of unit variance, looked up at points (each (X, Y, Z), mm) instead of at the voxels."""
+        step = length_mm / 1.5
+        reach = max(float(axis.abs().max()) for axis in points) + step
+        side = 2 * math.ceil(reach / step) + 1
+        field = blur(self.random.white((side, side, side)), 1.5)
+        field = (field - field.mean()) / (field.std() + 1e-6)
+        places = torch.stack([axis * (2 / ((side - 1) * step)) for axis in reversed(points)], dim=-1)
+        sampled: torch.Tensor = grid_sample(field[None, None], places[None], align_corners=True)[0, 0]
+        return sampled
+
     def slope(self, field: torch.Tensor) -> torch.Tensor:
         """Norm of a field's gradient per millimetre, never zero."""
         parts = torch.gradient(field, spacing=self.spacing)
         return torch.sqrt(sum((p * p for p in parts), torch.full_like(field, 1e-6)))
 
-    def sheet(self, length_mm: float) -> torch.Tensor:
-        """Distance in mm to a folded sheet: the zero set of smooth noise."""
-        field = self.noise(length_mm)
+    def sheet(self, length_mm: float, points: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
+        """Distance in mm to a folded sheet: the zero set of smooth noise, looked up at `points` if given."""
+        field = self.noise(length_mm) if points is None else self.noise_at(length_mm, points)
         return field.abs() / self.slope(field)
 
     def tubes(self, length_mm: float) -> torch.Tensor:

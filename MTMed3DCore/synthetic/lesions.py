@@ -15,7 +15,12 @@ import torch
 from MTMed3DCore.findings import ENHANCING, NECROTIC_CORE, OEDEMA
 from MTMed3DCore.synthetic.anatomy import Coordinates, Head, Tissue
 from MTMed3DCore.synthetic.family import Family
-from MTMed3DCore.synthetic.fields import Lattice, Range
+from MTMed3DCore.synthetic.fields import Lattice, Range, blur
+
+CEREBELLAR_SHARE = 0.03
+"""Share of lesions that may lie in cerebellum and brainstem, where adults' gliomas are rare."""
+LARGEST_RADIUS_MM = 42.0
+"""No core reaches further from its centre, in its own stretched metric."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +82,11 @@ def paint_labels(lattice: Lattice, head: Head, tissue: Tissue, lesions: list[Les
     labels = torch.zeros(lattice.shape, dtype=torch.uint8, device=random.device)
     solid = head.brain & (tissue.fluid <= 0.6)
     # Oedema follows white matter, spares cortex and never crosses fluid.
-    follows = tissue.white + 0.5 * tissue.grey + 0.35 * lattice.noise(4) > random.uniform(0.30, 0.55)
+    white = blur(tissue.white, 1.5 / lattice.spacing)  # a tract, not a speck of it
+    follows = white + random.uniform(0.35, 0.6) * tissue.grey + 0.2 * lattice.noise(4) > random.uniform(0.35, 0.55)
     inside = head.brain & (tissue.ventricle <= 0.7) & (head.hull > 0.5)
     for lesion in lesions:
-        wet = (lesion.core <= 0) & (-lesion.core < lesion.reach * (0.3 + 0.9 * tissue.white))
+        wet = (lesion.core <= 0) & (-lesion.core < lesion.reach * (0.2 + 1.1 * white))
         labels[wet & solid & follows] = OEDEMA
     for lesion in lesions:
         labels[(lesion.core > 0) & inside] = NECROTIC_CORE
@@ -92,15 +98,22 @@ def paint_labels(lattice: Lattice, head: Head, tissue: Tissue, lesions: list[Les
 def _make_lesion(lattice: Lattice, family: Family, head: Head, kind: str, radii: Range) -> Lesion:
     random = lattice.random
     x, y, z = head.coordinates
-    allowed = (head.hull > random.uniform(3, 14)) & (z > -45) & (x.abs() > random.uniform(0, 14))
+    allowed = (head.hull > random.uniform(3, 14)) & (x.abs() > random.uniform(0, 14))
+    if not random.chance(CEREBELLAR_SHARE):
+        allowed = allowed & (head.cerebellum < -6) & (head.stem < -4)
     places = (allowed if bool(allowed.any()) else head.hull > 3).nonzero()
     at = tuple(places[random.integer(0, len(places) - 1)].tolist())
     centre = (float(x[at]), float(y[at]), float(z[at]))
     radius = random.within(radii)
-    distance = _stretched_distance(lattice, head.coordinates, centre)
-    lobes = random.uniform(0.12, 0.34) * lattice.noise(max(5.0, radius * 0.55))
-    lobes = lobes + random.uniform(0.03, 0.14) * lattice.noise(max(3.0, radius * 0.22))
+    # Low-grade tumours spread along tracts and gyri: more ragged than the expanding core of a high-grade one.
+    ragged = random.uniform(0.6, 1.3) if kind == "low" else random.uniform(0.2, 1.0)
+    bend = 0.22 * ragged * radius
+    bent = [axis + bend * lattice.noise(max(5.0, radius * 0.5)) for axis in head.coordinates]
+    distance = _stretched_distance(lattice, (bent[0], bent[1], bent[2]), centre)
+    lobes = 0.30 * ragged * lattice.noise(max(5.0, radius * 0.45))
+    lobes = lobes + 0.13 * ragged * lattice.noise(max(3.0, radius * 0.2))
     core = radius * (1 + lobes) - distance
+    core = torch.minimum(core, LARGEST_RADIUS_MM - distance)
     if kind == "low":
         enhancing = torch.zeros_like(core, dtype=torch.bool)
         if random.chance(0.2):  # a faint nodule
@@ -137,8 +150,7 @@ def _enhancement(lattice: Lattice, family: Family, core: torch.Tensor, radius: f
     low, high = (math.log(bound) for bound in family.rim)
     thickness = min(math.exp(random.uniform(low, high)), max(1.5, 0.7 * radius))
     varied = thickness * torch.exp(random.uniform(0.25, 0.7) * lattice.noise(random.uniform(5, 11)))
-    outer = random.uniform(-0.5, 2.0) * (0.5 + 0.5 * torch.tanh(lattice.noise(6)))
-    rim = (core > outer) & (core < outer + varied)
+    rim = (core > 0) & (core < varied)
     gaps = lattice.noise(random.uniform(5, 12)) > random.uniform(0.8, 2.4)
     islands = lattice.noise(random.uniform(3, 6)) > random.uniform(1.0, 2.4)
     result = (rim & ~gaps) | (islands & (core > 0))

@@ -15,12 +15,14 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
+from MTMed3DCore.allocator import keep_freed_memory
 from MTMed3DCore.networks import TASKS, MultiTaskNetwork, build_network
 from MTMed3DCore.synthetic import make_study
 from MTMed3DCore.training.anchors import fit_anchor_shapes
 from MTMed3DCore.training.balancing import GradNorm
 from MTMed3DCore.training.losses import MultiTaskLoss
 from MTMed3DCore.training.patches import Patch, SyntheticPatches
+from MTMed3DCore.training.precision import guard_small_convolutions
 
 LONGEST_DECAY = 0.995
 """Decay of the averaged weights late in a run."""
@@ -37,7 +39,9 @@ class TrainingSettings:
         feature_size: of the network.
         spacing_mm: working spacing.
         study_shape: voxels of a synthetic study.
-        patch: side of a training patch in voxels, a multiple of 32.
+        patch: side of most training patches in voxels, a multiple of 32.
+        wide_patch: side of the others, that of the windows in use: norms over a window depend on how much it holds.
+        wide_share: share of the wide ones.
         learning_rate: highest rate of AdamW.
         batch: patches whose gradients are summed for a step.
         balance_every: steps between two updates of the task weights.
@@ -52,6 +56,8 @@ class TrainingSettings:
     spacing_mm: float = 2.0
     study_shape: tuple[int, int, int] = (80, 96, 80)
     patch: int = 64
+    wide_patch: int = 96
+    wide_share: float = 0.15
     learning_rate: float = 1.5e-3
     batch: int = 1
     balance_every: int = 16
@@ -95,6 +101,7 @@ class Trainer:
         self.device = torch.device(settings.device)
         self.network: MultiTaskNetwork = build_network("mtmed3d", settings.feature_size, TASKS, len(anchor_shapes))
         self.network.to(self.device).train()
+        guard_small_convolutions(self.network)
         self.loss = MultiTaskLoss(TASKS, anchor_shapes).to(self.device)
         self.balance = GradNorm(TASKS).to(self.device)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
@@ -153,11 +160,13 @@ def train_starter(settings: TrainingSettings, folder: Path) -> tuple[Trainer, li
         The trainer as it ended, and the anchor shapes.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    keep_freed_memory()
     shapes = anchors_for(settings)
     (folder / "settings.json").write_text(json.dumps({**asdict(settings), "anchor_shapes": shapes}, indent=1))
     trainer = Trainer(settings, shapes)
+    sides = (settings.patch, settings.wide_patch)
     stream = SyntheticPatches(
-        settings.seed, settings.spacing_mm, settings.study_shape, settings.patch, 2, settings.family
+        settings.seed, settings.spacing_mm, settings.study_shape, sides, settings.wide_share, 2, settings.family
     )
     loader = DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4)
     recent: deque[Patch] = deque(maxlen=REUSED_PATCHES)

@@ -94,16 +94,25 @@ class SyntheticPatches(IterableDataset[Patch]):
         seed: first study; each worker takes every n-th.
         spacing_mm: of the studies.
         shape: voxels of the studies.
-        size: side of the patches in voxels.
+        sides: of common and of wide patches in voxels.
+        wide_share: share of the wide ones.
         per_study: patches cut from each study.
         family: of `MTMed3DCore.synthetic.FAMILIES`.
     """
 
     def __init__(
-        self, seed: int, spacing_mm: float, shape: tuple[int, int, int], size: int, per_study: int, family: str
+        self,
+        seed: int,
+        spacing_mm: float,
+        shape: tuple[int, int, int],
+        sides: tuple[int, int],
+        wide_share: float,
+        per_study: int,
+        family: str,
     ) -> None:
         self.seed, self.spacing_mm, self.shape = seed, spacing_mm, shape
-        self.size, self.per_study, self.family = size, per_study, family
+        self.sides, self.wide_share = sides, wide_share
+        self.per_study, self.family = per_study, family
 
     def __iter__(self) -> Iterator[Patch]:
         worker = get_worker_info()
@@ -113,5 +122,6 @@ class SyntheticPatches(IterableDataset[Patch]):
             image = normalise_tensor(study.image, study.brain)
             rng = np.random.default_rng(seed)
             for _ in range(self.per_study):
-                yield cut_patch(study, image, self.size, rng)
+                side = self.sides[int(rng.random() < self.wide_share)]
+                yield cut_patch(study, image, side, rng)
             seed += step

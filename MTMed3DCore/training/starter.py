@@ -38,7 +38,7 @@ A first model that works without any download: preset `mtmed3d`, {feature_size} 
 {minutes:g} minutes. It knows pre-operative, skull-stripped glioma studies of adults as a generator draws them; it has
 never seen a metastasis, a meningioma, an operated brain, a child or a haemorrhage.
 
-## Measured on {count} synthetic studies of the family `held_out`, whose parameters training never saw
+## Measured on {count} synthetic studies of the family `held_out`, whose ranges are shifted against those of training
 
 | what | value |
 |---|---|
