@@ -8,6 +8,7 @@ rules say.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,9 @@ from MTMed3DCore.synthetic.fields import Lattice, Range, blur
 CEREBELLAR_SHARE = 0.03
 """Share of lesions that may lie in cerebellum and brainstem, where adults' gliomas are rare."""
 LARGEST_RADIUS_MM = 42.0
-"""No core reaches further from its centre, in its own stretched metric."""
+"""Nothing of a lesion lies further from its centre: no lesion of a head of common size is longer than 85 mm."""
+APART_MM = 28.0
+"""Between the border of one core and the centre of the next lesion, so that most foci keep a box of their own."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Lesion:
         radius: mm.
         enhancing: bool, what enhances where it is core.
         reach: mm that the oedema extends beyond the core.
+        near: bool, what is within `LARGEST_RADIUS_MM` of the centre.
     """
 
     kind: str
@@ -44,6 +48,7 @@ class Lesion:
     radius: float
     enhancing: torch.Tensor
     reach: torch.Tensor
+    near: torch.Tensor
 
 
 def plan_lesions(lattice: Lattice, family: Family, head: Head) -> list[Lesion]:
@@ -58,7 +63,7 @@ def plan_lesions(lattice: Lattice, family: Family, head: Head) -> list[Lesion]:
         for _ in range(random.integer(1, 2)):
             kind = "satellite" if random.chance(0.75) else "high"
             bounds = family.satellite_radius if kind == "satellite" else family.high_grade_radius
-            lesions.append(_make_lesion(lattice, family, head, kind, bounds))
+            lesions.append(_make_lesion(lattice, family, head, kind, bounds, lesions))
     return lesions
 
 
@@ -86,21 +91,25 @@ def paint_labels(lattice: Lattice, head: Head, tissue: Tissue, lesions: list[Les
     follows = white + random.uniform(0.35, 0.6) * tissue.grey + 0.2 * lattice.noise(4) > random.uniform(0.35, 0.55)
     inside = head.brain & (tissue.ventricle <= 0.7) & (head.hull > 0.5)
     for lesion in lesions:
-        wet = (lesion.core <= 0) & (-lesion.core < lesion.reach * (0.2 + 1.1 * white))
+        wet = lesion.near & (lesion.core <= 0) & (-lesion.core < lesion.reach * (0.2 + 1.1 * white))
         labels[wet & solid & follows] = OEDEMA
     for lesion in lesions:
-        labels[(lesion.core > 0) & inside] = NECROTIC_CORE
+        labels[lesion.near & (lesion.core > 0) & inside] = NECROTIC_CORE
     for lesion in lesions:
-        labels[(lesion.core > 0) & inside & lesion.enhancing] = ENHANCING
+        labels[lesion.near & (lesion.core > 0) & inside & lesion.enhancing] = ENHANCING
     return labels
 
 
-def _make_lesion(lattice: Lattice, family: Family, head: Head, kind: str, radii: Range) -> Lesion:
+def _make_lesion(
+    lattice: Lattice, family: Family, head: Head, kind: str, radii: Range, others: Sequence[Lesion] = ()
+) -> Lesion:
     random = lattice.random
     x, y, z = head.coordinates
     allowed = (head.hull > random.uniform(3, 14)) & (x.abs() > random.uniform(0, 14))
     if not random.chance(CEREBELLAR_SHARE):
         allowed = allowed & (head.cerebellum < -6) & (head.stem < -4)
+    for other in others:
+        allowed = allowed & (other.core < -APART_MM)
     places = (allowed if bool(allowed.any()) else head.hull > 3).nonzero()
     at = tuple(places[random.integer(0, len(places) - 1)].tolist())
     centre = (float(x[at]), float(y[at]), float(z[at]))
@@ -113,7 +122,7 @@ def _make_lesion(lattice: Lattice, family: Family, head: Head, kind: str, radii:
     lobes = 0.30 * ragged * lattice.noise(max(5.0, radius * 0.45))
     lobes = lobes + 0.13 * ragged * lattice.noise(max(3.0, radius * 0.2))
     core = radius * (1 + lobes) - distance
-    core = torch.minimum(core, LARGEST_RADIUS_MM - distance)
+    near = sum((axis - at) ** 2 for axis, at in zip(head.coordinates, centre, strict=True)) < LARGEST_RADIUS_MM**2
     if kind == "low":
         enhancing = torch.zeros_like(core, dtype=torch.bool)
         if random.chance(0.2):  # a faint nodule
@@ -124,7 +133,7 @@ def _make_lesion(lattice: Lattice, family: Family, head: Head, kind: str, radii:
         reach_mm = random.uniform(0, 2) if random.chance(0.1) else random.within(family.oedema_reach)
     fingers = random.uniform(0.3, 0.7) * lattice.noise(random.uniform(9, 18))
     fingers = fingers + random.uniform(0.1, 0.35) * lattice.noise(random.uniform(4, 7))
-    return Lesion(kind, core, distance, centre, radius, enhancing, reach_mm * torch.exp(fingers))
+    return Lesion(kind, core, distance, centre, radius, enhancing, reach_mm * torch.exp(fingers), torch.as_tensor(near))
 
 
 def _stretched_distance(lattice: Lattice, at: Coordinates, centre: tuple[float, float, float]) -> torch.Tensor:

@@ -77,14 +77,16 @@ def _visible_boxes(study: SyntheticStudy, start: np.ndarray, size: int) -> np.nd
 
 
 def _vary(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Contrast, brightness and noise varied per sequence; what is exactly zero lies outside the brain and stays so."""
+    """Contrast, brightness, curve and noise varied per sequence; what is exactly zero lies outside the brain."""
     brain = image != 0
     gain = torch.from_numpy(np.exp(0.12 * rng.standard_normal((4, 1, 1, 1)))).float()
     shift = torch.from_numpy(0.12 * rng.standard_normal((4, 1, 1, 1))).float()
     noisy = rng.random((4, 1, 1, 1)) < 0.25
     noise = torch.from_numpy(noisy * rng.uniform(0.02, 0.25, (4, 1, 1, 1))).float()
     field = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32))
-    return (image * gain + shift + noise * field) * brain
+    bend = torch.from_numpy((rng.random((4, 1, 1, 1)) < 0.3) * 0.25 * rng.standard_normal((4, 1, 1, 1))).float()
+    image = image * gain + shift
+    return (image + bend * (torch.tanh(image) - 0.6 * image) + noise * field) * brain
 
 
 class SyntheticPatches(IterableDataset[Patch]):
