@@ -22,7 +22,8 @@ class InferenceSettings:
         channel_order: sequences in the order of the network's input channels.
         channel_order_assumed: True when nobody stated the order (the authors' checkpoints carry none).
         spacing_mm: working spacing.
-        window: side of the cubic window in voxels, a multiple of 32.
+        window: side of the cubic window in voxels, a multiple of 32 and at least 64: the norms of the deepest level
+            need more than the one voxel that 32 would leave it.
         normalisation: one of `MTMed3DCore.preparation.NORMALISATIONS`.
         region_threshold: probability from which a voxel belongs to a region.
         anchor_shapes: base anchors in working voxels, each ``(x, y, z)``.
@@ -64,7 +65,7 @@ class InferenceSettings:
         checks = {
             "channel_order": sorted(self.channel_order) == sorted(SEQUENCES),
             "spacing_mm": self.spacing_mm > 0,
-            "window": self.window >= GRANULE and self.window % GRANULE == 0,
+            "window": self.window >= 2 * GRANULE and self.window % GRANULE == 0,
             "normalisation": self.normalisation in NORMALISATIONS,
             "region_threshold": 0 < self.region_threshold < 1,
             "anchor_shapes": bool(self.anchor_shapes)

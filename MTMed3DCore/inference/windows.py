@@ -78,11 +78,13 @@ def plan_windows(extent: Triple, window: int) -> tuple[Triple, list[Window]]:
 
     Args:
         extent: sides of the working volume.
-        window: side of the cubic window, a multiple of 32.
+        window: side of the cubic window, a multiple of 32, at least 64.
 
     Returns:
         The sides of the padded volume, multiples of 32, and the windows.
     """
+    if max(extent) <= GRANULE:  # the deepest level's norms need more than one voxel
+        extent = (2 * GRANULE, extent[1], extent[2])
     axes: list[list[tuple[int, int, int, int]]] = []
     padded = []
     for side in extent:

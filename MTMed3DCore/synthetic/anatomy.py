@@ -177,7 +177,9 @@ def _ventricles(lattice: Lattice, displaced: Coordinates, scale: float) -> tuple
     along = sides - 0.006 * (y + 4) ** 2
     sunk = z + 0.006 * (y - 4) ** 2
     lateral = ellipsoid((along, y, sunk), (6.5 + 3.5 * scale, 0, 22), (5.2 * scale, 36, 6.8 * scale**0.8), 2.4)
-    lateral = torch.maximum(lateral, ellipsoid((along, y, sunk), (8 + 4 * scale, -22, 19), (5 * scale, 12, 8.5 * scale)))
+    lateral = torch.maximum(
+        lateral, ellipsoid((along, y, sunk), (8 + 4 * scale, -22, 19), (5 * scale, 12, 8.5 * scale))
+    )
     lateral = torch.maximum(lateral, ellipsoid((sides, y, z), (22 + 2 * scale, 38, 12), (3.6 * scale, 17, 7 * scale)))
     lateral = torch.maximum(lateral, ellipsoid((sides, y, z), (33, 10, -18), (3.2 * scale, 20, 3.5 * scale)))
     third = ellipsoid((x, y, z), (0, 4, 4), (1.4 * scale + 0.7, 15, 11))

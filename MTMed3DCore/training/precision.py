@@ -16,23 +16,29 @@ def guard_small_convolutions(network: nn.Module) -> None:
     one, comes back with memory that was never written: infinite, or NaN, now and then. The deepest levels of the network
     have such sizes in a training patch; there full precision costs nothing.
     """
+    guard = _Guard()
     for module in network.modules():
         if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
-            module.register_forward_pre_hook(_leave_autocast)
-            module.register_forward_hook(_return_to_autocast, always_call=True)
+            module.register_forward_pre_hook(guard.before)
+            module.register_forward_hook(guard.after, always_call=True)
 
 
-def _leave_autocast(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
-    image = inputs[0]
-    module.left_autocast = (
-        image.device.type == "cpu" and torch.is_autocast_enabled("cpu") and min(image.shape[2:]) < SMALLEST_SIDE
-    )
-    if not module.left_autocast:
-        return None
-    torch.set_autocast_enabled("cpu", False)
-    return (image.float(), *inputs[1:])
+class _Guard:
+    """Leaves autocast before a convolution over few voxels and returns to it afterwards."""
 
+    def __init__(self) -> None:
+        self.left = False
 
-def _return_to_autocast(module: nn.Module, _inputs: tuple[torch.Tensor, ...], _output: torch.Tensor) -> None:
-    if module.left_autocast:
-        torch.set_autocast_enabled("cpu", True)
+    def before(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+        image = inputs[0]
+        few = image.device.type == "cpu" and min(image.shape[2:]) < SMALLEST_SIDE
+        self.left = few and torch.is_autocast_enabled("cpu")
+        if not self.left:
+            return None
+        torch.set_autocast_enabled("cpu", False)
+        return (image.float(), *inputs[1:])
+
+    def after(self, _module: nn.Module, _inputs: tuple[torch.Tensor, ...], _output: torch.Tensor) -> None:
+        if self.left:
+            torch.set_autocast_enabled("cpu", True)
+            self.left = False

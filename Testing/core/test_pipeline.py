@@ -17,7 +17,7 @@ from MTMed3DCore.geometry import Grid
 from MTMed3DCore.inference import InferenceSettings, analyze, choose_device, choose_precision
 from MTMed3DCore.sequences import SEQUENCES
 
-SETTINGS = InferenceSettings(spacing_mm=1.0, window=32, anchor_shapes=[[12, 12, 12]], grading_crop=32)
+SETTINGS = InferenceSettings(spacing_mm=1.0, window=64, anchor_shapes=[[12, 12, 12]], grading_crop=32)
 
 
 class BrightTumourNetwork:

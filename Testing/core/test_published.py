@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from MTMed3DCore.bundles import import_published
 from MTMed3DCore.errors import ModelRefused
 from MTMed3DCore.networks import MultiTaskOutput, build_network
 from MTMed3DCore.networks.published import network_from_published, published_name
@@ -48,10 +49,14 @@ def checkpoint() -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def output(checkpoint: dict[str, torch.Tensor]) -> MultiTaskOutput:
+def output(checkpoint: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactory) -> MultiTaskOutput:
+    """The recorded input through the bundle that the checkpoint was imported into, as a user would do it."""
+    folder = tmp_path_factory.mktemp("published")
+    torch.save({"epoch": 3, "state_dict": checkpoint}, folder / "theirs.pt")
+    bundle = import_published(folder / "theirs.pt", folder / "bundle")
     x = np.random.Generator(np.random.PCG64(20251115)).standard_normal((1, 4, 96, 96, 96)).astype(np.float32)
     with torch.inference_mode():
-        return network_from_published(checkpoint)(torch.from_numpy(x))
+        return bundle.load()(torch.from_numpy(x))
 
 
 @pytest.fixture(scope="module")

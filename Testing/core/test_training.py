@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +14,7 @@ from MTMed3DCore.networks import MultiTaskOutput
 from MTMed3DCore.training.anchors import LevelAnchors, fit_anchor_shapes, flatten_maps, mean_best_iou
 from MTMed3DCore.training.balancing import GradNorm
 from MTMed3DCore.training.losses import DetectionLoss, GradingLoss, MultiTaskLoss, SegmentationLoss, Target
+from MTMed3DCore.training.precision import guard_small_convolutions
 
 
 def test_anchors_fitted_to_boxes_of_three_sizes_cover_them():
@@ -158,3 +163,42 @@ def test_gradnorm_keeps_the_weight_of_a_task_without_labels(two_tasks):
     balance.update(losses(), shared, [True, False])
     assert balance.weights.tolist() == [1.0, 1.0]
     assert balance.seen.tolist() == [1.0, 0.0]
+
+
+def test_convolutions_over_few_voxels_keep_full_precision_gradients_under_autocast():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv3d(48, 48, 3, padding=1), torch.nn.Conv3d(48, 48, 3, padding=1))
+    x = torch.randn(1, 48, 2, 2, 2)
+    network(x).square().sum().backward()
+    exact = [p.grad.clone() for p in network.parameters()]
+    network.zero_grad()
+    guard_small_convolutions(network)
+    with torch.autocast("cpu", torch.bfloat16):
+        small = network(x)
+        large = network(torch.randn(1, 48, 8, 8, 8))
+    assert (small.dtype, large.dtype) == (torch.float32, torch.bfloat16)
+    small.square().sum().backward()
+    assert all(torch.equal(p.grad, wanted) for p, wanted in zip(network.parameters(), exact, strict=True))
+
+
+def test_an_error_inside_a_guarded_convolution_does_not_leave_autocast_switched_off():
+    convolution = torch.nn.Conv3d(4, 4, 3, padding=1)
+    guard_small_convolutions(convolution)
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(RuntimeError):
+            convolution(torch.randn(1, 5, 2, 2, 2))
+        assert torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
+def test_freed_memory_stays_with_the_process_once_asked_for():
+    code = """
+import pathlib, torch
+from MTMed3DCore.allocator import keep_freed_memory
+def resident(): return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096
+torch.ones(2**26); given_back = resident()
+assert keep_freed_memory()
+torch.ones(2**26); print(resident() - given_back)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 0.9 * 2**28
