@@ -213,7 +213,8 @@ def test_the_grading_crop_stays_inside_and_fills_what_is_missing_with_background
 def test_settings_survive_json_and_refuse_what_no_model_can_have() -> None:
     settings = InferenceSettings(anchor_shapes=[[1, 2, 3]], channel_order=["t2", "t1", "flair", "t1ce"])
     assert InferenceSettings.from_dict(settings.to_dict()) == settings
-    for plain, name in (
+    wrong = (({"window": 100}, "window"), ({"window": 32}, "window"), ({"channel_order": ["t1"] * 4}, "channel_order"))
+    for plain, name in wrong:
         ({"window": 100}, "window"),
         ({"window": 32}, "window"),
         ({"channel_order": ["t1"] * 4}, "channel_order"),
