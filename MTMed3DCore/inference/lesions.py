@@ -84,30 +84,38 @@ def find_lesions(
     ]
     owners = [_owner(components == n, extent, detections) for n, extent in enumerate(extents, start=1)]
     lesions: list[Lesion] = []
-    notices: list[Notice] = []
     for index, (box, score) in enumerate(detections):
         held = [n for n, owner in enumerate(owners, start=1) if owner == index]
         if held:
             lesions.append(_lesion_of_region(np.isin(components, held), labels, grid, score, "detection"))
         elif not components[box.slices(grid.shape)].any():
             lesions.append(_lesion_of_box(box, grid, score))
-            text = f"A detected box (score {score:.2f}) holds no segmented tumour; look there."
-            notices.append(Notice("box-without-region", text))
     for number, owner in enumerate(owners, start=1):
         if owner is not None:
             continue
         region = components == number
         score = REGION_SCORE_FACTOR * float(regions[WHOLE_TUMOUR][region].mean())
         lesions.append(_lesion_of_region(region, labels, grid, score, "region"))
-        volume = float(region.sum()) * grid.voxel_volume_ml
-        text = f"A segmented tumour of {volume:.1f} ml was not found by the box detector."
-        notices.append(Notice("region-without-box", text))
     lesions.sort(key=lambda lesion: -lesion.score)
     numbered = tuple(
         Lesion(n, each.score, each.box, each.volumes_ml, each.longest_diameter_mm, each.origin)
         for n, each in enumerate(lesions, start=1)
     )
-    return LesionSet(labels, numbered, tuple(notices))
+    return LesionSet(labels, numbered, _disagreements(numbered))
+
+
+def _disagreements(lesions: Sequence[Lesion]) -> tuple[Notice, ...]:
+    """At most one notice for each way in which the heads disagree, naming the lesions."""
+    notices = []
+    regions = [f"{each.id} ({each.volumes_ml['whole_tumour']:.1f} ml)" for each in lesions if each.origin == "region"]
+    if regions:
+        text = f"Segmented, but not found by the box detector: lesion {', '.join(regions)}."
+        notices.append(Notice("region-without-box", text))
+    empty = [each for each in lesions if not each.volumes_ml["whole_tumour"]]
+    if empty:
+        named = ", ".join(f"{each.id} (score {each.score:.2f})" for each in empty)
+        notices.append(Notice("box-without-region", f"Boxed, but without segmented tumour: lesion {named}; look there."))
+    return tuple(notices)
 
 
 def label_map(regions: npt.NDArray[np.floating[Any]], threshold: float) -> npt.NDArray[np.uint8]:

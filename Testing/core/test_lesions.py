@@ -174,3 +174,9 @@ def test_nothing_found_is_no_lesion_and_an_empty_label_map() -> None:
     found = lesions_of(np.zeros((3, *ISOTROPIC.shape), dtype=np.float32), [], [])
     assert found.lesions == ()
     assert not found.labels.any()
+
+
+def test_one_notice_names_every_region_that_has_no_box() -> None:
+    found = lesions_of(regions_of(cube(10, 16), cube(46, 10)), [], [])
+    (notice,) = found.notices
+    assert notice.text == "Segmented, but not found by the box detector: lesion 1 (4.1 ml), 2 (1.0 ml)."
