@@ -114,7 +114,9 @@ def _disagreements(lesions: Sequence[Lesion]) -> tuple[Notice, ...]:
     empty = [each for each in lesions if not each.volumes_ml["whole_tumour"]]
     if empty:
         named = ", ".join(f"{each.id} (score {each.score:.2f})" for each in empty)
-        notices.append(Notice("box-without-region", f"Boxed, but without segmented tumour: lesion {named}; look there."))
+        notices.append(
+            Notice("box-without-region", f"Boxed, but without segmented tumour: lesion {named}; look there.")
+        )
     return tuple(notices)
 
 

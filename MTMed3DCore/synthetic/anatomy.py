@@ -150,7 +150,7 @@ def _furrows(
     """Distance in mm to sulci, to the interhemispheric fissure and to the Sylvian fissures."""
     random = lattice.random
     x, y, z = displaced
-    # Sulci run inwards from the surface: their sheets vary along it and hardly with depth. Deep ones, then shallow ones.
+    # Sulci run inwards from the surface: their sheets vary along it, hardly with depth. Deep ones, then shallow ones.
     outwards = torch.sqrt(x**2 + (0.8 * y) ** 2 + (1.1 * (z - 8)) ** 2 + 1.0)
     flattened = (outwards / 62) ** -random.uniform(0.35, 0.7)
     bend = random.uniform(1.5, 3.5)

@@ -13,8 +13,8 @@ def guard_small_convolutions(network: nn.Module) -> None:
     """Run convolutions over very few voxels in float32 under autocast on a CPU.
 
     With torch 2.13 the bfloat16 weight gradient of a 3 x 3 x 3 convolution over 2 x 2 x 2 voxels, or of stride 2 over
-    one, comes back with memory that was never written: infinite, or NaN, now and then. The deepest levels of the network
-    have such sizes in a training patch; there full precision costs nothing.
+    one, comes back with memory that was never written: infinite, or NaN, now and then. The deepest levels of the
+    network have such sizes in a training patch; there full precision costs nothing.
     """
     guard = _Guard()
     for module in network.modules():

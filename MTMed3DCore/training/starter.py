@@ -10,24 +10,19 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from MTMed3DCore.bundles import Bundle, save_bundle
 from MTMed3DCore.evaluation.overlap import dice
-from MTMed3DCore.inference import InferenceSettings, run_network
+from MTMed3DCore.inference import InferenceSettings
 from MTMed3DCore.networks import MultiTaskNetwork
-from MTMed3DCore.preparation import PreparedStudy, normalise_tensor
-from MTMed3DCore.synthetic import make_study
+from MTMed3DCore.training.calibration import FIRST_SEED, SCORE_THRESHOLDS, calibrated, run_over
 from MTMed3DCore.training.loop import TrainingSettings, train_starter
-from MTMed3DCore.training.patches import region_channels
-
-if TYPE_CHECKING:
-    from MTMed3DCore.synthetic import SyntheticStudy
 
 FIRST_HELD_OUT_SEED = 10_000_000
+CALIBRATION_STUDIES = 24
 TRAINED_ON = "synthetic studies only (MTMed3DCore.synthetic, family default); no patient data"
 CARD = """# starter {version}
 
@@ -48,6 +43,9 @@ never seen a metastasis, a meningioma, an operated brain, a child or a haemorrha
 | grade right | {grade_right} of {graded} |
 | false whole tumour in tumour-free studies, median | {false_ml:.1f} ml of {tumour_free} studies |
 
+A voxel belongs to a region from probability {region_threshold:g}; a lesion is reported from {minimum_lesion_ml:g} ml
+and a box from score {score_threshold:g}: chosen on {calibration} other studies of that family.
+
 Dice counts an empty region that is predicted empty as 1 and any other mismatch with an empty region as 0. On real
 studies expect less, above all for the core, the enhancing tumour and the grade.
 """
@@ -67,12 +65,6 @@ class HeldOutFigures:
     tumour_free: int
 
 
-def as_prepared(study: SyntheticStudy) -> PreparedStudy:
-    """A synthetic study as preparation would give it."""
-    image = normalise_tensor(study.image, study.brain).cpu().numpy()
-    return PreparedStudy(image, study.brain.cpu().numpy(), study.grid, study.grid, stripped=True)
-
-
 def measure_held_out(
     network: MultiTaskNetwork, settings: InferenceSettings, count: int = 24, device: str = "cpu"
 ) -> HeldOutFigures:
@@ -84,17 +76,15 @@ def measure_held_out(
         count: studies.
     """
     rows, false_ml, right, graded = [], [], 0, 0
-    for seed in range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + count):
-        study = make_study(seed, spacing_mm=settings.spacing_mm, family="held_out")
-        result = run_network(network, as_prepared(study), settings, device)
-        found = result.regions >= settings.region_threshold
-        truth = region_channels(study.labels).numpy() > 0
-        rows.append([dice(f, t) for f, t in zip(found, truth, strict=True)])
+    for study, outcome in run_over(network, settings, range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + count), device):
+        found = outcome.raw.regions >= settings.region_threshold
+        rows.append([dice(f, t) for f, t in zip(found, outcome.regions, strict=True)])
         if study.grade is None:
             false_ml.append(float(found[1].sum()) * study.grid.voxel_volume_ml)
         else:
             graded += 1
-            right += result.hgg_probability is not None and (result.hgg_probability >= 0.5) == bool(study.grade)
+            probability = outcome.raw.hgg_probability
+            right += probability is not None and (probability >= 0.5) == bool(study.grade)
     core, whole, enhancing = np.mean(rows, axis=0).tolist()
     median = float(np.median(false_ml)) if false_ml else 0.0
     return HeldOutFigures(count, whole, core, enhancing, right, graded, median, len(false_ml))
@@ -110,15 +100,23 @@ def write_starter(
 ) -> Bundle:
     """Measure a trained network and write it as the bundle ``starter`` in half precision."""
     settings = InferenceSettings(
-        spacing_mm=training.spacing_mm, window=96, anchor_shapes=anchor_shapes, grading_crop=training.patch
+        spacing_mm=training.spacing_mm,
+        window=training.wide_patch,
+        anchor_shapes=anchor_shapes,
+        grading_crop=training.patch,
+        score_threshold=min(SCORE_THRESHOLDS),
     )
     network.eval()
+    seeds = range(FIRST_SEED, FIRST_SEED + CALIBRATION_STUDIES)
+    settings = calibrated(settings, [outcome for _, outcome in run_over(network, settings, seeds, training.device)])
     figures = measure_held_out(network, settings, device=training.device)
     card = CARD.format(
         version=version,
         trained_on=TRAINED_ON,
         steps=steps,
         **{name: getattr(training, name) for name in ("feature_size", "spacing_mm", "batch", "patch", "minutes")},
+        calibration=CALIBRATION_STUDIES,
+        **{name: getattr(settings, name) for name in ("region_threshold", "minimum_lesion_ml", "score_threshold")},
         **vars(figures),
     )
     return save_bundle(

@@ -10,9 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from MTMed3DCore.geometry import Grid, VoxelBox
+from MTMed3DCore.inference import InferenceSettings
+from MTMed3DCore.inference.windows import RawResult
 from MTMed3DCore.networks import MultiTaskOutput
+from MTMed3DCore.preparation import PreparedStudy
 from MTMed3DCore.training.anchors import LevelAnchors, fit_anchor_shapes, flatten_maps, mean_best_iou
 from MTMed3DCore.training.balancing import GradNorm
+from MTMed3DCore.training.calibration import Outcome, calibrated, lesion_f1
 from MTMed3DCore.training.losses import DetectionLoss, GradingLoss, MultiTaskLoss, SegmentationLoss, Target
 from MTMed3DCore.training.precision import guard_small_convolutions
 
@@ -202,3 +207,31 @@ torch.ones(2**26); print(resident() - given_back)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) > 0.9 * 2**28
+
+
+def outcome_of(probability: float, noise_ml: float, score: float, false_score: float) -> Outcome:
+    """A cube of tumour found with a probability, a speck of noise beside it, a true box and a false one."""
+    grid = Grid((40, 40, 40), np.diag([2.0, 2.0, 2.0, 1.0]))
+    regions = np.zeros((3, 40, 40, 40), np.float32)
+    truth = np.zeros((3, 40, 40, 40), bool)
+    regions[:, 5:15, 5:15, 5:15], truth[:, 5:15, 5:15, 5:15] = probability, True
+    regions[:, 20 : 20 + round(noise_ml / 0.008), 30, 30] = 0.9
+    boxes = np.array([[5, 5, 5, 15, 15, 15], [20, 20, 20, 25, 25, 25]], np.float32)
+    raw = RawResult(regions, boxes, np.array([score, false_score], np.float32), None)
+    prepared = PreparedStudy(np.zeros((4, 40, 40, 40), np.float32), np.ones((40, 40, 40), bool), grid, grid, True)
+    return Outcome(raw, prepared, truth, [VoxelBox((5, 5, 5), (15, 15, 15))])
+
+
+def test_calibration_takes_the_thresholds_that_keep_what_is_true_and_drop_what_is_not():
+    """Tumours are found with .45 and more, specks hold less than .15 ml, and false boxes score .25 at most."""
+    start = InferenceSettings(anchor_shapes=[[5, 5, 5]], score_threshold=0.05)
+    chosen = calibrated(start, [outcome_of(0.45, 0.05, 0.9, 0.12), outcome_of(0.8, 0.13, 0.9, 0.25)])
+    assert (chosen.region_threshold, chosen.minimum_lesion_ml, chosen.score_threshold) == (0.3, 0.2, 0.3)
+
+
+def test_lesion_f1_pools_hits_misses_and_false_lesions_over_studies():
+    settings = InferenceSettings(anchor_shapes=[[5, 5, 5]], score_threshold=0.05)
+    found, missed = outcome_of(0.9, 0, 0.9, 0.2), outcome_of(0.1, 0, 0.01, 0.02)
+    assert lesion_f1(settings, [found]) == pytest.approx(2 * 1 / (2 + 1))
+    assert lesion_f1(settings, [found, missed]) == pytest.approx(2 * 1 / (2 + 2))
+    assert lesion_f1(settings, []) == 1.0

@@ -1,0 +1,105 @@
+"""The thresholds with which a trained network is read, chosen on synthetic studies of the held-out family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+from MTMed3DCore.evaluation.overlap import dice
+from MTMed3DCore.geometry import VoxelBox
+from MTMed3DCore.inference import InferenceSettings, run_network
+from MTMed3DCore.inference.lesions import find_lesions
+from MTMed3DCore.inference.windows import RawResult
+from MTMed3DCore.networks import MultiTaskNetwork
+from MTMed3DCore.preparation import PreparedStudy, normalise_tensor
+from MTMed3DCore.synthetic import SyntheticStudy, make_study
+from MTMed3DCore.training.patches import region_channels
+
+FAMILY = "held_out"
+FIRST_SEED = 20_000_000
+"""Apart from the seeds of training and from those that the model card's figures are measured on."""
+REGION_THRESHOLDS = (0.3, 0.4, 0.5, 0.6)
+SMALLEST_LESIONS_ML = (0.1, 0.2, 0.5, 1.0)
+SCORE_THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5)
+HIT_IOU = 0.1
+"""Overlap from which a lesion counts as found: the hit criterion of the published work."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A network's raw result on a study, and the truth."""
+
+    raw: RawResult
+    prepared: PreparedStudy
+    regions: npt.NDArray[np.bool_]
+    boxes: Sequence[VoxelBox]
+
+
+def as_prepared(study: SyntheticStudy) -> PreparedStudy:
+    """A synthetic study as preparation would give it."""
+    image = normalise_tensor(study.image, study.brain).cpu().numpy()
+    return PreparedStudy(image, study.brain.cpu().numpy(), study.grid, study.grid, stripped=True)
+
+
+def run_over(
+    network: MultiTaskNetwork, settings: InferenceSettings, seeds: Iterable[int], device: str = "cpu"
+) -> Iterable[tuple[SyntheticStudy, Outcome]]:
+    """Run a network, in evaluation mode on `device`, over studies of the held-out family."""
+    for seed in seeds:
+        study = make_study(seed, spacing_mm=settings.spacing_mm, family=FAMILY)
+        prepared = as_prepared(study)
+        raw = run_network(network, prepared, settings, device)
+        yield study, Outcome(raw, prepared, region_channels(study.labels).numpy() > 0, study.boxes)
+
+
+def calibrated(settings: InferenceSettings, outcomes: Sequence[Outcome]) -> InferenceSettings:
+    """Settings with the region threshold of best mean Dice, then the lesion thresholds of best F1.
+
+    Of equally good thresholds the lowest is taken: a reader drops a false lesion sooner than he finds a missed one.
+
+    Args:
+        settings: whose other values the outcomes were made with; its score threshold must not exceed the lowest of
+            `SCORE_THRESHOLDS`, else there are no boxes to choose among.
+        outcomes: of studies that training has not seen.
+    """
+    mean_dice = [
+        np.mean([dice(f >= level, t) for o in outcomes for f, t in zip(o.raw.regions, o.regions, strict=True)])
+        for level in REGION_THRESHOLDS
+    ]
+    settings = replace(settings, region_threshold=REGION_THRESHOLDS[int(np.argmax(mean_dice))])
+    best, best_score = settings, -1.0
+    for smallest, score in product(SMALLEST_LESIONS_ML, SCORE_THRESHOLDS):
+        candidate = replace(settings, minimum_lesion_ml=smallest, score_threshold=score)
+        f1 = lesion_f1(candidate, outcomes)
+        if f1 > best_score + 1e-9:
+            best, best_score = candidate, f1
+    return best
+
+
+def lesion_f1(settings: InferenceSettings, outcomes: Sequence[Outcome]) -> float:
+    """Harmonic mean of precision and sensitivity of the lesions that these settings give, pooled over studies."""
+    hits = found = true = 0
+    for outcome in outcomes:
+        grid = outcome.prepared.grid
+        lesions = find_lesions(
+            outcome.raw.regions,
+            [VoxelBox.from_list(box) for box in outcome.raw.boxes],
+            list(outcome.raw.scores),
+            grid,
+            region_threshold=settings.region_threshold,
+            minimum_lesion_ml=settings.minimum_lesion_ml,
+            score_threshold=settings.score_threshold,
+        ).lesions
+        free = list(outcome.boxes)
+        for lesion in lesions:
+            box = lesion.box.to_voxel(grid)
+            match = max(free, key=box.iou, default=None)
+            if match is not None and box.iou(match) >= HIT_IOU:
+                free.remove(match)
+                hits += 1
+        found, true = found + len(lesions), true + len(outcome.boxes)
+    return 1.0 if found + true == 0 else 2.0 * hits / (found + true)
