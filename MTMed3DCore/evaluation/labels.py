@@ -6,6 +6,7 @@ years     necrotic core   oedema non-enhancing enhancing
 2012-2016 1               2      3             4
 2017-2022 1 (both)        2      1             4
 2023-     1 (both)        2      1             3
+Decathlon 2 (both)        1      2             3
 ========= =============== ====== ============= =========
 """
 
@@ -29,13 +30,15 @@ class LabelConvention(Enum):
     BRATS_2013 = (0, NECROTIC_CORE, OEDEMA, NECROTIC_CORE, ENHANCING)
     BRATS_2017 = (0, NECROTIC_CORE, OEDEMA, None, ENHANCING)
     BRATS_2023 = (0, NECROTIC_CORE, OEDEMA, ENHANCING)
+    MSD = (0, OEDEMA, NECROTIC_CORE, ENHANCING)
 
 
 def recognise_convention(values: npt.ArrayLike) -> LabelConvention:
     """The convention that a set of label values belongs to.
 
     A 3 beside a 4 is non-enhancing core, a 3 without any 4 is enhancing tumour; a file of the old convention without
-    enhancing tumour cannot be told apart from a new one, so give the convention where you know it.
+    enhancing tumour cannot be told apart from a new one, and the Decathlon's values not from those of 2023, so give the
+    convention where you know it.
     """
     present = set(np.unique(np.asarray(values)).tolist())
     if {3, 4} <= present:
