@@ -83,7 +83,8 @@ def build_datalist(
 def with_boxes(case: Case) -> Case:
     """The case with one box for each lesion of its label map, and with its label convention.
 
-    A lesion is what touches or lies less than 5 mm apart, as in the analysis.
+    Boxes that a reader has reviewed stay as they are. A lesion is what touches or lies less than 5 mm apart, as in the
+    analysis.
 
     Raises:
         InputRefused: a label map that cannot be read, has strange values, or does not lie on the images' grid.
@@ -94,7 +95,7 @@ def with_boxes(case: Case) -> Case:
     _check_grid(case, label)
     convention = LabelConvention[case.convention] if case.convention else recognise_convention(label.array)
     labels = unify_labels(label.array, case.label.path, convention)
-    boxes = lesion_boxes(Volume(labels, label.grid))
+    boxes = lesion_boxes(Volume(labels, label.grid)) if case.boxes is None else case.boxes
     return replace(case, boxes=boxes, convention=convention.name)
 
 

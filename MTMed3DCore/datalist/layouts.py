@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from MTMed3DCore.datalist.case import Case, ImageFile, Skipped
+from MTMed3DCore.errors import InputRefused
+from MTMed3DCore.reviewed import CASE_FILE, REJECTED, document_boxes, inside, read_case_document
 from MTMed3DCore.sequences import SEQUENCES, SUFFIXES, sequence_of, stem
 
-REVIEWED = "case.json"
 _LABEL_WORDS = {"seg", "segmentation", "label", "labels", "ot"}
 _DERIVED = {"fusion", "machine", "auto", "pred", "prediction"}
 """Words of label maps that no reader drew."""
@@ -96,7 +97,24 @@ def is_label(file: Path) -> bool:
     return bool(words & _LABEL_WORDS) and not words & _DERIVED
 
 
+def _reviewed(place: Path) -> Case | Skipped:
+    """A case that was exported after review: the accepted boxes, and the grade that stands at its end."""
+    try:
+        document = read_case_document(place)
+        images = {name: ImageFile(inside(place, document["images"][name]).resolve()) for name in SEQUENCES}
+        label = ImageFile(inside(place, document["label"]).resolve())
+    except InputRefused as error:
+        return Skipped(str(place), error.text)
+    boxes = tuple(each.box for each in document_boxes(document) if each.state != REJECTED)
+    grade, by = document["grade"]["label"], document["grade"]["by"]
+    regions = document["regions"]["by"]
+    source = f"reviewed case: regions by the {regions}" + (f", grade by the {by}" if grade else "")
+    return Case(document["id"], patient_of(document["id"]), images, label, "BRATS_2017", grade, boxes, source=source)
+
+
 def _case(place: Path, files: list[Path]) -> Case | Skipped:
+    if (place / CASE_FILE).is_file():
+        return _reviewed(place)
     by_sequence: dict[str, list[Path]] = {name: [] for name in SEQUENCES}
     for file in files:
         sequence = sequence_of(file)

@@ -17,15 +17,20 @@ _AFFINE_TOLERANCE_MM = 1e-3
 
 
 def write_nifti(findings: Findings, path: Path) -> None:
-    """Write the label map with the sform set to the grid's affine.
+    """Write the label map of findings; see `save_labels`."""
+    save_labels(findings.labels, findings.grid, path)
+
+
+def save_labels(labels: npt.NDArray[np.uint8], grid: Grid, path: Path) -> None:
+    """Write a label map with the sform set to the grid's affine.
 
     The qform says the same, except on a sheared grid, which a quaternion cannot express: there it stays unset (code 0),
     so that no reader takes an approximation for the truth.
     """
     import nibabel
 
-    affine = findings.grid.affine
-    image = nibabel.Nifti1Image(findings.labels, affine)
+    affine = grid.affine
+    image = nibabel.Nifti1Image(labels, affine)
     image.header.set_xyzt_units("mm")
     image.header.set_intent("label", name="tumour regions")
     image.header["descrip"] = b"MTMed3D; for research use only"

@@ -1,0 +1,26 @@
+"""The names under which our nodes keep what we know of them; they survive saving and loading of the scene."""
+
+from __future__ import annotations
+
+STUDY = "MTMed3D.Study"
+ROLE = "MTMed3D.Role"
+"""Attributes of every node that is ours; a node without them is never touched."""
+LESION = "MTMed3D.Lesion"
+SCORE = "MTMed3D.Score"
+STATE = "MTMed3D.State"
+WRITTEN = "MTMed3D.Written"
+"""Digest of a node's content as the analysis wrote it: what differs from it, a reader edited."""
+INPUT = "MTMed3D."
+"""Node references from the segmentation to the volumes of the four sequences begin with this."""
+T1CE = f"{INPUT}t1ce"
+SEGMENTATION, NEWER, BOX, TABLE, GRADE, FINDINGS = "segmentation", "newer", "box", "table", "grade", "findings"
+PROPOSED, KEPT, REJECTED, EDITED, ADDED = "proposed", "kept", "rejected", "edited", "added"
+WHEN = "MTMed3D.Decided"
+"""UTC time of the reader's last decision on a node."""
+READER_GRADE, VERDICT, DIFFICULTY, COMMENT = (
+    "MTMed3D.Grade",
+    "MTMed3D.Verdict",
+    "MTMed3D.Difficulty",
+    "MTMed3D.Comment",
+)
+"""What the reader says of the study as a whole; on the grade's node."""

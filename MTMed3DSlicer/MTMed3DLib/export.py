@@ -1,0 +1,164 @@
+"""From the scene to a reviewed case on disk, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import slicer
+from vtk.util.numpy_support import numpy_to_vtk
+
+from MTMed3DLib.attributes import (
+    COMMENT,
+    DIFFICULTY,
+    FINDINGS,
+    LESION,
+    READER_GRADE,
+    REJECTED,
+    SEGMENTATION,
+    VERDICT,
+    WHEN,
+)
+from MTMed3DLib.inputs import NAMES, SEQUENCES
+from MTMed3DLib.nodes import box_of, ijk_to_ras, matrix_of, tag, to_frame_of, voxels_of
+from MTMed3DLib.review import Review
+from MTMed3DLib.scene import StudyScene
+
+if TYPE_CHECKING:
+    from MTMed3DCore.reviewed import ReviewedCase
+    from MTMed3DCore.volume import Volume
+
+MODEL = "model"
+READER = "reader"
+
+
+def export_review(review: Review, folder: Path, formats: Sequence[str], *, overwrite: bool = False) -> Path:
+    """Write what the reader leaves of a study.
+
+    Args:
+        review: of a study whose four volumes are still in the scene.
+        folder: a new or empty folder; with `overwrite` one that an earlier export filled.
+        formats: some of ``MTMed3DCore.exports.review.FORMATS``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: a volume or the regions are gone from the scene.
+        MTMed3DCore.errors.WrongUse: the folder is not empty, or a format is unknown.
+    """
+    from MTMed3DCore.exports.review import write_review
+
+    return write_review(reviewed_case(review), folder, formats, overwrite=overwrite)
+
+
+def reviewed_case(review: Review) -> ReviewedCase:
+    """The study as the scene shows it.
+
+    Raises:
+        ValueError: a volume or the regions are gone from the scene.
+    """
+    from MTMed3DCore.findings import ModelIdentity
+    from MTMed3DCore.reviewed import ReviewedBox, ReviewedCase
+
+    study = review.study
+    volumes = study.volumes()
+    gone = [NAMES[name] for name in SEQUENCES if volumes[name] is None]
+    if gone or study.segmentation is None:
+        what = ", ".join([*gone, *([] if study.segmentation is not None else ["the regions"])])
+        raise ValueError(f"{what} is no longer in the scene. Load it again and analyse, then export.")
+    review.finish_edit()
+    findings, document = study.findings, study.findings_document
+    model_grade = None if findings is None else findings.grade
+    by_reader = review.grade is not None
+    grade = review.grade if by_reader else None if model_grade is None else model_grade.label
+    return ReviewedCase(
+        id=study.study_id,
+        images={name: volume_of(node, volumes["t1ce"]) for name, node in volumes.items()},
+        labels=study.labels(),
+        boxes=tuple(
+            ReviewedBox(
+                int(roi.GetAttribute(LESION)),
+                box_of(roi),
+                study.state(roi),
+                study.score(roi),
+                review.decided_at(roi),
+            )
+            for roi in study.boxes()
+        ),
+        grade=grade,
+        grade_by=READER if by_reader else None if grade is None else MODEL,
+        probability_hgg=None if model_grade is None else model_grade.probability_hgg,
+        regions_by=READER if study.regions_edited else MODEL,
+        verdict=review.verdict,
+        difficulty=review.difficulty,
+        comment=review.comment,
+        model=ModelIdentity("none", "0", "", "") if findings is None else findings.model,
+        findings=document,
+    )
+
+
+def volume_of(node: Any, t1ce: Any) -> Volume:
+    """A volume node as the core has it, in the frame of T1ce."""
+    from MTMed3DCore.geometry import Grid
+    from MTMed3DCore.volume import Volume
+
+    array = np.array(voxels_of(node.GetImageData()), dtype=np.float32)
+    return Volume(array, Grid(array.shape, to_frame_of(node, t1ce) @ ijk_to_ras(node)))
+
+
+def open_reviewed(scene: Any, folder: Path) -> StudyScene:
+    """Bring an exported case back into a scene, with everything that the reader had decided.
+
+    A study of the same name that is in the scene already keeps its place; this one gets a number behind its name.
+
+    Raises:
+        MTMed3DCore.errors.InputRefused: no case, or a damaged one.
+    """
+    from MTMed3DCore.reviewed import read_reviewed_case
+
+    case = read_reviewed_case(folder)
+    taken = {study.study_id for study in StudyScene.find(scene)}
+    name, number = case.id, 2
+    while name in taken:
+        name, number = f"{case.id} {number}", number + 1
+    study = StudyScene(scene, name)
+    with study.batch():
+        nodes = {key: _add_volume(scene, case.images[key], f"{name} {NAMES[key]}") for key in SEQUENCES}
+        segmentation = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", f"{name} regions")
+        tag(segmentation, name, SEGMENTATION)
+        study.prepare_regions(segmentation, nodes["t1ce"])
+        study.link_volumes(nodes)
+        review = Review(study)
+        review.write_labels(case.labels)
+        if case.regions_by == MODEL:
+            study.mark_regions_as_written()
+        if case.findings is not None:
+            study.text_node(FINDINGS).SetText(json.dumps(case.findings))
+        for each in case.boxes:
+            roi = study.add_box(each.box, each.id, each.score, each.state)
+            if each.decided:
+                roi.SetAttribute(WHEN, each.decided)
+            roi.SetDisplayVisibility(each.state != REJECTED)
+        study.write_grade()
+        values = ((VERDICT, case.verdict), (DIFFICULTY, case.difficulty), (COMMENT, case.comment))
+        for attribute, value in (*values, (READER_GRADE, case.grade if case.grade_by == READER else None)):
+            if value:
+                study.grade_text.SetAttribute(attribute, value)
+        study.write_grade()
+        study.write_table()
+    return study
+
+
+def _add_volume(scene: Any, volume: Volume, name: str) -> Any:
+    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    image = slicer.vtkOrientedImageData()
+    image.SetDimensions(*volume.grid.shape)
+    image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(volume.array.T).ravel(), deep=True))
+    node.SetAndObserveImageData(image)
+    node.SetIJKToRASMatrix(matrix_of(volume.grid.affine))
+    node.CreateDefaultDisplayNodes()
+    return node

@@ -1,0 +1,259 @@
+"""What a reader decides on a study; every decision is marked as his, with its time, on the nodes themselves."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import slicer
+
+from MTMed3DLib.attributes import (
+    ADDED,
+    COMMENT,
+    DIFFICULTY,
+    EDITED,
+    KEPT,
+    LESION,
+    PROPOSED,
+    READER_GRADE,
+    REJECTED,
+    STATE,
+    VERDICT,
+    WHEN,
+)
+from MTMed3DLib.nodes import box_of, grid_of, oriented_image, place_roi, to_frame_of
+from MTMed3DLib.scene import StudyScene
+
+if TYPE_CHECKING:
+    from MTMed3DCore.geometry import VoxelBox
+
+VERDICTS = ("", "accept", "accept after correction", "reject")
+DIFFICULTIES = ("", "easy", "medium", "hard")
+GRADES = ("HGG", "LGG")
+NEW_BOX_MM = 30.0
+
+
+class Review:
+    """The reader's side of a study.
+
+    Args:
+        study: in the scene, shown at least once.
+    """
+
+    def __init__(self, study: StudyScene) -> None:
+        self.study = study
+
+    # Boxes
+
+    def state(self, roi: Any) -> str:
+        """``proposed``, ``kept``, ``rejected``, ``edited`` or ``added``."""
+        return self.study.state(roi)
+
+    def keep(self, roi: Any) -> None:
+        """The reader agrees with a box; an edited or added one stays so."""
+        if roi.GetAttribute(STATE) in (PROPOSED, REJECTED, None):
+            roi.SetAttribute(STATE, KEPT)
+        self._decided(roi)
+        roi.SetDisplayVisibility(True)
+
+    def reject(self, roi: Any) -> None:
+        """The reader says that this is no tumour: the box is hidden, and kept out of every export."""
+        roi.SetAttribute(STATE, REJECTED)
+        self._decided(roi)
+        self.finish_edit()
+        roi.SetDisplayVisibility(False)
+
+    def edit(self, roi: Any) -> None:
+        """Let the reader drag a box; the handles of every other box are off."""
+        for other in self.study.boxes():
+            other.GetDisplayNode().SetHandlesInteractive(other.GetID() == roi.GetID())
+        roi.SetDisplayVisibility(True)
+
+    def finish_edit(self) -> None:
+        """Switch all handles off, and mark what was moved."""
+        for roi in self.study.boxes():
+            roi.GetDisplayNode().SetHandlesInteractive(False)
+            if self.state(roi) == EDITED and roi.GetAttribute(STATE) != EDITED:
+                roi.SetAttribute(STATE, EDITED)
+                self._decided(roi)
+        self.study.write_table()
+
+    @property
+    def edited_now(self) -> Any:
+        """The box whose handles are on, or None."""
+        return next((roi for roi in self.study.boxes() if roi.GetDisplayNode().GetHandlesInteractive()), None)
+
+    def add_box(self, centre: Any) -> Any:
+        """A box of 3 cm round a point in world RAS mm, along the axes of T1ce, handles on."""
+        from MTMed3DCore.geometry import WorldBox
+
+        t1ce = self.study.t1ce
+        to_world = to_frame_of(t1ce, None)
+        middle = np.linalg.inv(to_world) @ [*centre, 1.0]
+        box = WorldBox(middle[:3], np.full(3, NEW_BOX_MM), grid_of(t1ce).axes)
+        numbers = [int(roi.GetAttribute(LESION)) for roi in self.study.boxes()]
+        roi = self.study.add_box(box, max(numbers, default=0) + 1, None, ADDED)
+        self._decided(roi)
+        self.edit(roi)
+        self.study.write_table()
+        return roi
+
+    # Boxes and regions
+
+    def fit_box_to_region(self, roi: Any) -> bool:
+        """Make a box as tight as the tumour regions that it touches; False where it touches none."""
+        parts, touched = self._touched(roi)
+        if not touched:
+            return False
+        from MTMed3DCore.geometry import VoxelBox
+
+        place_roi(roi, VoxelBox.around(np.isin(parts, touched)).to_world(grid_of(self.study.t1ce)))
+        if roi.GetAttribute(STATE) != ADDED:
+            roi.SetAttribute(STATE, EDITED)
+        self._decided(roi)
+        self.study.write_table()
+        return True
+
+    def region_from_box(self, roi: Any) -> float:
+        """Take the tumour regions that a box touches out of the segmentation where they lie outside of it.
+
+        Returns:
+            Millilitres taken away.
+        """
+        parts, touched = self._touched(roi)
+        grid = grid_of(self.study.t1ce)
+        outside = np.isin(parts, touched)
+        outside[box_of(roi).to_voxel(grid).slices(grid.shape)] = False
+        return self._erase(outside)
+
+    def erase_rejected(self) -> float:
+        """Take the regions that lie in rejected boxes alone out of the segmentation; returns millilitres."""
+        doomed = np.zeros(grid_of(self.study.t1ce).shape, bool)
+        for roi in self.study.boxes():
+            if self.state(roi) == REJECTED:
+                parts, touched = self._touched(roi)
+                doomed |= np.isin(parts, touched)
+        for roi in self.study.boxes():
+            if self.state(roi) != REJECTED:
+                parts, touched = self._touched(roi)
+                doomed &= ~np.isin(parts, touched)
+        return self._erase(doomed)
+
+    def _touched(self, roi: Any) -> tuple[Any, list[int]]:
+        """Numbered connected tumours (X, Y, Z), and the numbers of those with voxels in a box."""
+        from scipy import ndimage
+
+        labels = self.study.labels()
+        parts, _ = ndimage.label(labels > 0, structure=np.ones((3, 3, 3)))
+        inside = parts[self._voxels(roi).slices((labels.shape[0], labels.shape[1], labels.shape[2]))]
+        return parts, [int(n) for n in np.unique(inside) if n]
+
+    def _voxels(self, roi: Any) -> VoxelBox:
+        return box_of(roi).to_voxel(grid_of(self.study.t1ce))
+
+    def _erase(self, mask: Any) -> float:
+        grid = grid_of(self.study.t1ce)
+        labels = self.study.labels()
+        volume = float((labels[mask] > 0).sum()) * grid.voxel_volume_ml
+        if volume:
+            labels[mask] = 0
+            self.write_labels(labels)
+        return volume
+
+    def write_labels(self, labels: Any) -> None:
+        """Replace the voxels of every region: uint8 (X, Y, Z) on the T1ce grid, 1, 2, 4."""
+        from MTMed3DCore.exports.regions import REGIONS
+
+        node, affine = self.study.segmentation, grid_of(self.study.t1ce).affine
+        with self.study.batch():
+            for region in REGIONS:
+                mask = oriented_image((labels == region.label).astype(np.uint8), affine)
+                slicer.vtkSlicerSegmentationsModuleLogic.SetBinaryLabelmapToSegment(mask, node, region.key)
+        node.SetAttribute(WHEN, _now())
+        self.study.write_table()
+
+    # The study as a whole
+
+    @property
+    def grade(self) -> str | None:
+        """The reader's grade, or None where he leaves it to the model."""
+        return self.study.grade_text.GetAttribute(READER_GRADE) or None
+
+    def set_grade(self, grade: str) -> None:
+        """Override the grade.
+
+        Raises:
+            ValueError: neither HGG nor LGG.
+        """
+        if grade not in GRADES:
+            raise ValueError(f"The grade is {grade!r}; it is one of {', '.join(GRADES)}.")
+        self._set(READER_GRADE, grade)
+        self.study.write_grade()
+
+    def clear_grade(self) -> None:
+        """Leave the grade to the model again."""
+        self.study.grade_text.RemoveAttribute(READER_GRADE)
+        self.study.write_grade()
+
+    @property
+    def verdict(self) -> str:
+        """One of `VERDICTS`."""
+        return self.study.grade_text.GetAttribute(VERDICT) or ""
+
+    @verdict.setter
+    def verdict(self, value: str) -> None:
+        self._set(VERDICT, _one_of("verdict", value, VERDICTS))
+
+    @property
+    def difficulty(self) -> str:
+        """One of `DIFFICULTIES`."""
+        return self.study.grade_text.GetAttribute(DIFFICULTY) or ""
+
+    @difficulty.setter
+    def difficulty(self, value: str) -> None:
+        self._set(DIFFICULTY, _one_of("difficulty", value, DIFFICULTIES))
+
+    @property
+    def comment(self) -> str:
+        """Free text."""
+        return self.study.grade_text.GetAttribute(COMMENT) or ""
+
+    @comment.setter
+    def comment(self, value: str) -> None:
+        self._set(COMMENT, value)
+
+    @property
+    def touched(self) -> bool:
+        """Whether the reader decided anything at all."""
+        node = self.study.grade_text
+        if node is None:
+            return False
+        decided = any(node.GetAttribute(name) for name in (READER_GRADE, VERDICT, DIFFICULTY, COMMENT))
+        return decided or self.study.regions_edited or any(self.state(r) != PROPOSED for r in self.study.boxes())
+
+    def decided_at(self, node: Any) -> str:
+        """UTC time of the last decision on a node, or an empty text."""
+        return node.GetAttribute(WHEN) or ""
+
+    def _set(self, name: str, value: str) -> None:
+        node = self.study.grade_text
+        if value:
+            node.SetAttribute(name, value)
+        else:
+            node.RemoveAttribute(name)
+        self._decided(node)
+
+    @staticmethod
+    def _decided(node: Any) -> None:
+        node.SetAttribute(WHEN, _now())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise ValueError(f"The {name} is {value!r}; it is one of {', '.join(repr(each) for each in known)}.")
+    return value

@@ -1,0 +1,405 @@
+"""An analysis in the MRML scene: regions, boxes, grade and table of one study, and what a reader made of them.
+
+Only nodes that carry our tags are ever touched, and what a reader changed survives every further analysis. All nodes
+follow the parent transform of T1ce, in whose frame the analysis was made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import slicer
+import vtk
+
+from MTMed3DLib.attributes import (
+    BOX,
+    EDITED,
+    FINDINGS,
+    GRADE,
+    INPUT,
+    KEPT,
+    LESION,
+    NEWER,
+    PROPOSED,
+    REJECTED,
+    ROLE,
+    SCORE,
+    SEGMENTATION,
+    STATE,
+    STUDY,
+    T1CE,
+    TABLE,
+    WRITTEN,
+)
+from MTMed3DLib.inputs import SEQUENCES
+from MTMed3DLib.nodes import (
+    Array,
+    box_of,
+    digest_of_box,
+    digest_of_labels,
+    grid_of,
+    ijk_to_ras,
+    oriented_image,
+    place_roi,
+    remove_node,
+    same_place,
+    style_box,
+    tag,
+    tagged,
+    voxels_of,
+)
+from MTMed3DLib.summary import grade_in_words, lesion_rows, lesion_table
+
+if TYPE_CHECKING:
+    from MTMed3DCore.findings import Findings
+    from MTMed3DCore.geometry import WorldBox
+
+
+class StudyScene:
+    """Our nodes of one study.
+
+    Args:
+        scene: vtkMRMLScene.
+        study_id: name of the study, unique in the scene.
+    """
+
+    def __init__(self, scene: Any, study_id: str) -> None:
+        self.scene = scene
+        self.study_id = study_id
+
+    @classmethod
+    def find(cls, scene: Any) -> list[StudyScene]:
+        """Every study of ours in a scene, also after it was loaded from a file."""
+        return [cls(scene, study) for study in dict.fromkeys(node.GetAttribute(STUDY) for node in tagged(scene))]
+
+    # What there is
+
+    def _node(self, role: str) -> Any:
+        return next(tagged(self.scene, self.study_id, role), None)
+
+    @property
+    def segmentation(self) -> Any:
+        """vtkMRMLSegmentationNode of the regions, or None."""
+        return self._node(SEGMENTATION)
+
+    @property
+    def table(self) -> Any:
+        """vtkMRMLTableNode of the lesions, or None."""
+        return self._node(TABLE)
+
+    @property
+    def grade_text(self) -> Any:
+        """vtkMRMLTextNode with the grade in words, or None."""
+        return self._node(GRADE)
+
+    @property
+    def t1ce(self) -> Any:
+        """The volume whose grid the regions lie on, or None where it was deleted."""
+        return None if self.segmentation is None else self.segmentation.GetNodeReference(T1CE)
+
+    def volumes(self) -> dict[str, Any]:
+        """The four sequences that were analysed, by name; None for one that was deleted."""
+        node = self.segmentation
+        return {name: None if node is None else node.GetNodeReference(f"{INPUT}{name}") for name in SEQUENCES}
+
+    @property
+    def findings_document(self) -> dict[str, Any] | None:
+        """The latest analysis as ``findings.json`` held it; None before the first."""
+        node = self._node(FINDINGS)
+        document: dict[str, Any] | None = json.loads(node.GetText()) if node is not None else None
+        return document
+
+    @property
+    def findings(self) -> Findings | None:
+        """The latest analysis as it was written, without voxels; None before the first."""
+        document = self.findings_document
+        if document is None:
+            return None
+        from MTMed3DCore.exports.json_file import document_findings, document_grid
+
+        return document_findings(document, np.zeros(document_grid(document).shape, np.uint8))
+
+    def boxes(self) -> list[Any]:
+        """Markups ROI nodes of the lesions, rejected ones included, in the order of their numbers."""
+        return sorted(tagged(self.scene, self.study_id, BOX), key=lambda roi: int(roi.GetAttribute(LESION)))
+
+    def labels(self) -> Array:
+        """The regions as they are now: uint8 (X, Y, Z) on the T1ce grid, 1, 2, 4; inner regions win."""
+        from MTMed3DCore.exports.regions import REGIONS
+
+        node, t1ce = self.segmentation, self.t1ce
+        if node is None or t1ce is None:
+            raise ValueError("The study has no regions, or its T1ce volume was deleted.")
+        labels = np.zeros(t1ce.GetImageData().GetDimensions(), np.uint8)
+        reference = oriented_image(labels, ijk_to_ras(t1ce))
+        by_key = {region.key: region.label for region in REGIONS}
+        for key in ("oedema", "necrotic_core", "enhancing"):
+            image = slicer.vtkOrientedImageData()
+            segment = node.GetSegmentation().GetSegment(key)
+            if segment is None or not node.GetBinaryLabelmapRepresentation(key, image):
+                continue
+            resampled = slicer.vtkOrientedImageData()
+            slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(
+                image, reference, resampled, False
+            )
+            labels[voxels_of(resampled) > 0] = by_key[key]
+        return labels
+
+    def volumes_ml(self) -> dict[str, float]:
+        """Millilitres of each region as the segmentation is now."""
+        from MTMed3DCore.findings import volumes_ml
+
+        return volumes_ml(self.labels(), grid_of(self.t1ce))
+
+    @property
+    def regions_edited(self) -> bool:
+        """Whether a reader changed any voxel."""
+        node = self.segmentation
+        if node is None or self.t1ce is None:
+            return False
+        return bool(node.GetAttribute(WRITTEN) != self._digest())
+
+    def _digest(self) -> str:
+        return digest_of_labels(self.labels(), ijk_to_ras(self.t1ce))
+
+    # Writing
+
+    def show(self, folder: Path, t1ce: Any, inputs: Mapping[str, Any] | None = None) -> list[str]:
+        """Bring the result of an analysis into the scene.
+
+        Args:
+            folder: output folder of the analysis, made in the frame of `t1ce`.
+            t1ce: volume node.
+            inputs: volume nodes of all four sequences, which an export needs.
+
+        Returns:
+            What was kept of a reader's work instead of being replaced, in words.
+        """
+        from MTMed3DCore.exports.json_file import document_findings, document_grid, read_document
+
+        document = read_document(folder / "findings.json")
+        empty = np.zeros(document_grid(document).shape, np.uint8)
+        findings = document_findings(document, empty)
+        kept: list[str] = []
+        with self.batch():
+            kept += self._show_regions(folder, t1ce)
+            self.link_volumes({"t1ce": t1ce, **(inputs or {})})
+            kept += self._show_boxes(findings, t1ce)
+            self.text_node(FINDINGS).SetText(json.dumps(document))
+            self.write_grade()
+            self.write_table()
+            self._file_under_folder()
+        return kept
+
+    def _show_regions(self, folder: Path, t1ce: Any) -> list[str]:
+        existing = self.segmentation
+        if existing is not None and self.regions_edited:
+            newer = self._load_regions(self._node(NEWER), folder, t1ce, NEWER, f"{self.study_id} regions (new run)")
+            newer.SetDisplayVisibility(False)
+            return [f"The edited regions were kept; the new ones are in “{newer.GetName()}”, hidden."]
+        self._load_regions(existing, folder, t1ce, SEGMENTATION, f"{self.study_id} regions")
+        old = self._node(NEWER)
+        if old is not None:
+            remove_node(old)
+        return []
+
+    def _load_regions(self, node: Any, folder: Path, t1ce: Any, role: str, name: str) -> Any:
+        """Read ``segmentation.seg.nrrd`` into a node, which keeps no tie to that file."""
+        if node is None:
+            node = self.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+        node.GetSegmentation().RemoveAllSegments()
+        storage = slicer.vtkMRMLSegmentationStorageNode()
+        self.scene.AddNode(storage)
+        storage.SetFileName(str(folder / "segmentation.seg.nrrd"))
+        read = storage.ReadData(node)
+        self.scene.RemoveNode(storage)
+        if not read:
+            raise ValueError(f"{folder / 'segmentation.seg.nrrd'} cannot be read.")
+        node.SetName(name)
+        tag(node, self.study_id, role)
+        self.prepare_regions(node, t1ce)
+        if role == SEGMENTATION:
+            self.mark_regions_as_written()
+        return node
+
+    def prepare_regions(self, node: Any, t1ce: Any) -> None:
+        """Give a segmentation the grid and the place of T1ce, and the three regions where it lacks them."""
+        from MTMed3DCore.exports.regions import REGIONS
+
+        for region in REGIONS:
+            if node.GetSegmentation().GetSegment(region.key) is None:
+                segment = slicer.vtkSegment()
+                segment.SetName(region.name)
+                segment.SetColor(*region.rgb)
+                segment.SetTag(segment.GetTerminologyEntryTagName(), region.terminology_entry)
+                node.GetSegmentation().AddSegment(segment, region.key)
+        node.SetNodeReferenceID(T1CE, t1ce.GetID())
+        node.SetReferenceImageGeometryParameterFromVolumeNode(t1ce)
+        node.SetAndObserveTransformNodeID(t1ce.GetTransformNodeID())
+        node.CreateDefaultDisplayNodes()
+
+    def link_volumes(self, nodes: Mapping[str, Any]) -> None:
+        """Remember which volumes were analysed."""
+        for name, node in nodes.items():
+            self.segmentation.SetNodeReferenceID(f"{INPUT}{name}", None if node is None else node.GetID())
+
+    def mark_regions_as_written(self) -> None:
+        """What the regions are now is the model's."""
+        self.segmentation.SetAttribute(WRITTEN, self._digest())
+
+    def _show_boxes(self, findings: Findings, t1ce: Any) -> list[str]:
+        kept = []
+        for roi in self.boxes():
+            if self.state(roi) == PROPOSED:
+                remove_node(roi)
+            else:
+                kept.append(roi)
+        numbers = {int(roi.GetAttribute(LESION)) for roi in kept}
+        seen_again = 0
+        for lesion in findings.lesions:
+            if any(same_place(box_of(roi), lesion.box) for roi in kept):
+                seen_again += 1
+                continue
+            number = lesion.id if lesion.id not in numbers else max(numbers) + 1
+            numbers.add(number)
+            self.add_box(lesion.box, number, lesion.score, PROPOSED, t1ce)
+        if not kept:
+            return []
+        again = f", {seen_again} of them found again" if seen_again else ""
+        return [f"{len(kept)} boxes of the reader were kept{again}."]
+
+    def add_box(self, box: WorldBox, number: int, score: float | None, state: str, t1ce: Any = None) -> Any:
+        """A new ROI node for a lesion, handles off.
+
+        Args:
+            box: in the frame of T1ce.
+            number: of the lesion.
+            score: None where a reader drew it.
+            state: one of the five.
+            t1ce: volume whose parent transform it follows; None takes the study's.
+        """
+        name = f"Lesion {number} ({score:.2f})" if score is not None else f"Lesion {number} (reader)"
+        roi = self.scene.AddNewNodeByClass("vtkMRMLMarkupsROINode", name)
+        tag(roi, self.study_id, BOX)
+        roi.SetAttribute(LESION, str(number))
+        roi.SetAttribute(STATE, state)
+        if score is not None:
+            roi.SetAttribute(SCORE, f"{score:.6f}")
+        place_roi(roi, box)
+        roi.SetAttribute(WRITTEN, digest_of_box(box_of(roi)))
+        volume = t1ce if t1ce is not None else self.t1ce
+        if volume is not None:
+            roi.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
+        style_box(roi)
+        self._file_under_folder()
+        return roi
+
+    def state(self, roi: Any) -> str:
+        """What a reader made of a box; a box that was moved counts as edited, however it was moved."""
+        state = str(roi.GetAttribute(STATE) or PROPOSED)
+        moved = roi.GetAttribute(WRITTEN) != digest_of_box(box_of(roi))
+        return EDITED if moved and state in (PROPOSED, KEPT) else state
+
+    @staticmethod
+    def score(roi: Any) -> float | None:
+        """Confidence of the model, 0 to 1; None for a box that a reader added."""
+        value = roi.GetAttribute(SCORE)
+        return None if value is None else float(value)
+
+    def set_confidence(self, threshold: float) -> int:
+        """Show the proposed boxes from this score on, and hide the others; what a reader touched stays as it is.
+
+        Returns:
+            How many boxes are shown.
+        """
+        shown = 0
+        with self.batch():
+            for roi in self.boxes():
+                state, score = self.state(roi), self.score(roi)
+                visible = state != REJECTED and (state != PROPOSED or score is None or score >= threshold)
+                shown += visible
+                if bool(roi.GetDisplayVisibility()) != visible:
+                    roi.SetDisplayVisibility(visible)
+        return shown
+
+    def centre_on(self, roi: Any) -> Array:
+        """Middle of a box in world RAS mm, where the views should go."""
+        matrix = vtk.vtkMatrix4x4()
+        if roi.GetParentTransformNode() is not None:
+            roi.GetParentTransformNode().GetMatrixTransformToWorld(matrix)
+        middle = matrix.MultiplyPoint((*box_of(roi).center, 1.0))
+        return np.array(middle[:3])
+
+    def rows(self) -> list[dict[str, str]]:
+        """One row of texts a lesion; see `summary.lesion_rows`."""
+        return lesion_rows(self)
+
+    def write_table(self) -> None:
+        """Bring the table up to date."""
+        node = self.table
+        if node is None:
+            node = self.scene.AddNewNodeByClass("vtkMRMLTableNode", f"{self.study_id} lesions")
+            tag(node, self.study_id, TABLE)
+        node.SetAndObserveTable(lesion_table(self))
+
+    def write_grade(self) -> None:
+        """Bring the grade in words up to date."""
+        self.text_node(GRADE).SetText(grade_in_words(self))
+
+    def remove(self) -> None:
+        """Take every node of this study that is ours out of the scene, edits included."""
+        with self.batch():
+            for node in list(tagged(self.scene, self.study_id)):
+                remove_node(node)
+            hierarchy, folder = self._folder(create=False)
+            if folder:
+                hierarchy.RemoveItem(folder)
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """One redraw for many changes."""
+        self.scene.StartState(slicer.vtkMRMLScene.BatchProcessState)
+        try:
+            yield
+        finally:
+            self.scene.EndState(slicer.vtkMRMLScene.BatchProcessState)
+
+    def text_node(self, role: str) -> Any:
+        """The text node in a role, made where there is none."""
+        node = self._node(role)
+        if node is None:
+            node = self.scene.AddNewNodeByClass("vtkMRMLTextNode", f"{self.study_id} {role}")
+            tag(node, self.study_id, role)
+            node.SetHideFromEditors(role == FINDINGS)
+        return node
+
+    def _folder(self, create: bool = True) -> tuple[Any, int]:
+        """The subject hierarchy and the item of this study's folder; 0 where there is none."""
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self.scene)
+        items = vtk.vtkIdList()
+        hierarchy.GetItemChildren(hierarchy.GetSceneItemID(), items, True)
+        for index in range(items.GetNumberOfIds()):
+            item = items.GetId(index)
+            if hierarchy.HasItemAttribute(item, STUDY) and hierarchy.GetItemAttribute(item, STUDY) == self.study_id:
+                return hierarchy, item
+        if not create:
+            return hierarchy, 0
+        item = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), f"MTMed3D {self.study_id}")
+        hierarchy.SetItemAttribute(item, STUDY, self.study_id)
+        return hierarchy, item
+
+    def _file_under_folder(self) -> None:
+        hierarchy, folder = self._folder()
+        for node in tagged(self.scene, self.study_id):
+            if node.GetAttribute(ROLE) == FINDINGS:
+                continue
+            item = hierarchy.GetItemByDataNode(node)
+            if not item:
+                hierarchy.CreateItem(folder, node)
+            elif hierarchy.GetItemParent(item) != folder:
+                hierarchy.SetItemParent(item, folder)
