@@ -136,7 +136,7 @@ class Trainer:
             present = [target.regions is not None, target.boxes is not None, target.grade is not None]
             self.balance.observe(losses, present)
             if patch is patches[0] and self.steps % self.settings.balance_every == 0:
-                self.balance.update(losses, self.shared, present)
+                self.balance.update(losses, [self.shared], present)
             (self.balance.total(losses) / len(patches)).backward()
             for task, here in zip(TASKS, present, strict=True):
                 if here:

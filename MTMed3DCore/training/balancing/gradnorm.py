@@ -7,10 +7,13 @@ weights is exact. Nothing of it flows into the network.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from copy import deepcopy
 
 import torch
 from torch import nn
+
+from MTMed3DCore.training.balancing.balancer import Losses, task_gradients, weighted_sum
 
 SMALLEST_WEIGHT = 1e-3
 
@@ -30,6 +33,7 @@ class GradNorm(nn.Module):
 
     initial: torch.Tensor
     seen: torch.Tensor
+    whole_encoder = False
 
     def __init__(
         self, tasks: Sequence[str], *, alpha: float = 0.12, learning_rate: float = 0.01, warm_up: int = 10
@@ -43,12 +47,11 @@ class GradNorm(nn.Module):
         self.register_buffer("seen", torch.zeros(len(self.tasks)))
         self.optimizer = torch.optim.Adam([self.weights], lr=learning_rate)
 
-    def total(self, losses: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def total(self, losses: Losses) -> torch.Tensor:
         """The weighted sum of the losses; the weights are constants to it."""
-        weights = self.weights.detach()
-        return torch.stack([weights[i] * losses[task] for i, task in enumerate(self.tasks)]).sum()
+        return weighted_sum(losses, self.tasks, self.weights)
 
-    def observe(self, losses: Mapping[str, torch.Tensor], present: Sequence[bool]) -> None:
+    def observe(self, losses: Losses, present: Sequence[bool]) -> None:
         """Take the losses of a step into the initial losses, as long as the warm-up lasts.
 
         Args:
@@ -60,21 +63,20 @@ class GradNorm(nn.Module):
                 self.seen[i] += 1
                 self.initial[i] += (losses[self.tasks[i]].detach().float() - self.initial[i]) / self.seen[i]
 
-    def update(self, losses: Mapping[str, torch.Tensor], shared: torch.Tensor, present: Sequence[bool]) -> None:
+    def update(self, losses: Losses, shared: Sequence[torch.Tensor], present: Sequence[bool]) -> None:
         """Move the weights by one step, once every task with labels here has its initial loss.
 
         Args:
             losses: each task's loss with its graph, which is kept for the network's own backward pass.
-            shared: the parameter of the last layer that all tasks share.
+            shared: the parameters of the last layer that all tasks share.
             present: which tasks have labels in this batch; the others keep their weight.
         """
         there = [i for i, here in enumerate(present) if here]
         if len(there) < 2 or bool((self.seen[there] < self.warm_up).any()):
             return
         values = torch.stack([losses[self.tasks[i]].detach().float() for i in there])
-        norms = torch.stack(
-            [torch.autograd.grad(losses[self.tasks[i]], shared, retain_graph=True)[0].norm().float() for i in there]
-        )
+        gradients = [torch.cat([g.flatten() for g in task_gradients(losses[self.tasks[i]], shared)]) for i in there]
+        norms = torch.stack([gradient.norm().float() for gradient in gradients])
         rate = values / self.initial[there].clamp(min=1e-8)
         weighted = self.weights[there] * norms
         target = (weighted.mean() * (rate / rate.mean()) ** self.alpha).detach()
@@ -85,3 +87,11 @@ class GradNorm(nn.Module):
         with torch.no_grad():
             self.weights.clamp_(min=SMALLEST_WEIGHT)
             self.weights.mul_(len(self.tasks) / self.weights.sum())
+
+    def get_extra_state(self) -> dict[str, object]:
+        """The moments of the weights' optimiser."""
+        return self.optimizer.state_dict()
+
+    def set_extra_state(self, state: dict[str, object]) -> None:
+        """The reverse."""
+        self.optimizer.load_state_dict(deepcopy(state))

@@ -1,0 +1,18 @@
+"""How the losses of several tasks are weighed against each other."""
+
+from MTMed3DCore.training.balancing.balancer import BALANCERS, Balancer, make_balancer
+from MTMed3DCore.training.balancing.fixed import FixedWeights
+from MTMed3DCore.training.balancing.gradnorm import GradNorm
+from MTMed3DCore.training.balancing.mgda import MGDA, min_norm_weights
+from MTMed3DCore.training.balancing.uncertainty import UncertaintyWeights
+
+__all__ = [
+    "BALANCERS",
+    "MGDA",
+    "Balancer",
+    "FixedWeights",
+    "GradNorm",
+    "UncertaintyWeights",
+    "make_balancer",
+    "min_norm_weights",
+]

@@ -1,0 +1,80 @@
+"""What all ways of weighing have in common, and their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from MTMed3DCore.errors import WrongUse
+
+Losses = Mapping[str, torch.Tensor]
+BALANCERS = ("gradnorm", "mgda", "uncertainty", "fixed")
+
+
+class Balancer(Protocol):
+    """Task weights that may move while a network trains; all their state is in ``state_dict``.
+
+    Attributes:
+        weights: (tasks,), in the order of the tasks.
+        whole_encoder: whether `update` wants every shared parameter, or the last shared layer alone.
+    """
+
+    weights: torch.Tensor
+    whole_encoder: bool
+
+    def total(self, losses: Losses) -> torch.Tensor:
+        """The weighted sum, to which the weights are constants."""
+
+    def observe(self, losses: Losses, present: Sequence[bool]) -> None:
+        """Take note of the losses of every step."""
+
+    def update(self, losses: Losses, shared: Sequence[torch.Tensor], present: Sequence[bool]) -> None:
+        """Move the weights; leaves no gradient in the network, and keeps the graph for its own backward pass."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a run needs to go on as if it had not stopped."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
+        """The reverse."""
+
+    def to(self, device: Any) -> Any:
+        """Move to a device."""
+
+
+def weighted_sum(losses: Losses, tasks: Sequence[str], weights: torch.Tensor) -> torch.Tensor:
+    """The sum of the losses with constant weights."""
+    constants = weights.detach()
+    return torch.stack([constants[i] * losses[task] for i, task in enumerate(tasks)]).sum()
+
+
+def task_gradients(loss: torch.Tensor, shared: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Gradient of one task's loss on the shared parameters; zero where it does not reach one."""
+    found = torch.autograd.grad(loss, list(shared), retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(found, shared, strict=True)]
+
+
+def make_balancer(name: str, tasks: Sequence[str], fixed: Mapping[str, float] | None = None) -> Balancer:
+    """The way of weighing of a name.
+
+    Args:
+        name: one of `BALANCERS`.
+        tasks: of the network.
+        fixed: weight by task for ``fixed``; 1 for a task that it does not name.
+
+    Raises:
+        WrongUse: ``balancing-unknown``.
+    """
+    from MTMed3DCore.training.balancing.fixed import FixedWeights
+    from MTMed3DCore.training.balancing.gradnorm import GradNorm
+    from MTMed3DCore.training.balancing.mgda import MGDA
+    from MTMed3DCore.training.balancing.uncertainty import UncertaintyWeights
+
+    if name not in BALANCERS:
+        text = f"There is no way of balancing {name!r}."
+        raise WrongUse("balancing-unknown", text, f"Use one of {', '.join(BALANCERS)}.")
+    if name == "fixed" or len(tasks) == 1:
+        return FixedWeights(tasks, fixed or {})
+    made: Balancer = {"gradnorm": GradNorm, "mgda": MGDA, "uncertainty": UncertaintyWeights}[name](tasks)
+    return made

@@ -1,0 +1,84 @@
+"""Weights of the shortest convex combination of the task gradients (Sener, Koltun; arXiv 1810.04650).
+
+A step along it lowers every task's loss, as long as the combination is not zero. For a handful of tasks the minimum is
+found exactly: it lies inside some face of the simplex, where the conditions are linear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import torch
+from torch import nn
+
+from MTMed3DCore.training.balancing.balancer import Losses, task_gradients, weighted_sum
+
+
+def min_norm_weights(products: torch.Tensor) -> torch.Tensor:
+    """Weights w >= 0 of sum 1 that minimise w' G w.
+
+    Args:
+        products: G (T, T), the inner products of the task gradients, float64 for accuracy.
+
+    Returns:
+        (T,).
+    """
+    count = len(products)
+    best, lowest = torch.full((count,), 1 / count, dtype=products.dtype), torch.inf
+    for size in range(1, count + 1):
+        for face in combinations(range(count), size):
+            index = list(face)
+            # Inside a face the optimum meets G w = lambda 1 and sum w = 1; least squares also serve a singular G.
+            system = torch.ones(size + 1, size + 1, dtype=products.dtype)
+            system[:size, :size] = products[index][:, index]
+            system[size, size] = 0.0
+            wanted = torch.zeros(size + 1, 1, dtype=products.dtype)
+            wanted[size] = 1.0
+            raw = torch.linalg.lstsq(system, wanted, driver="gelsd").solution[:size, 0]
+            weights = torch.zeros(count, dtype=products.dtype)
+            weights[index] = raw
+            value = float(weights @ products @ weights)
+            if bool((weights >= -1e-9).all()) and value < lowest:
+                best, lowest = weights.clamp(min=0), value
+    return best / best.sum()
+
+
+class MGDA(nn.Module):
+    """Weights of the shortest combination of the tasks' gradients on the whole shared encoder.
+
+    Args:
+        tasks: names of the tasks.
+        normalised: take each gradient at length one, so that a task of large losses does not vanish; as published.
+    """
+
+    weights: torch.Tensor
+    whole_encoder = True
+
+    def __init__(self, tasks: Sequence[str], *, normalised: bool = True) -> None:
+        super().__init__()
+        self.tasks = tuple(tasks)
+        self.normalised = normalised
+        self.register_buffer("weights", torch.ones(len(self.tasks)))
+
+    def total(self, losses: Losses) -> torch.Tensor:
+        """The weighted sum of the losses."""
+        return weighted_sum(losses, self.tasks, self.weights)
+
+    def observe(self, losses: Losses, present: Sequence[bool]) -> None:
+        """Nothing to note."""
+
+    def update(self, losses: Losses, shared: Sequence[torch.Tensor], present: Sequence[bool]) -> None:
+        """Set the weights of the tasks with labels here; they sum to the number of those tasks, as fixed ones do."""
+        there = [i for i, here in enumerate(present) if here]
+        if len(there) < 2:
+            return
+        rows = [torch.cat([g.flatten() for g in task_gradients(losses[self.tasks[i]], shared)]) for i in there]
+        gradients = torch.stack(rows).double().cpu()
+        lengths = gradients.norm(dim=1).clamp(min=1e-12)
+        unit = gradients / lengths[:, None] if self.normalised else gradients
+        found = min_norm_weights(unit @ unit.T)
+        if self.normalised:
+            found = found / lengths
+            found = found / found.sum()
+        self.weights[there] = (found * len(there)).to(self.weights)

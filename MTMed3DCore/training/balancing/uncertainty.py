@@ -1,0 +1,61 @@
+"""Weights by homoscedastic uncertainty (Kendall, Gal, Cipolla; arXiv 1705.07115).
+
+Each task has a log variance s; the total is the sum of exp(-s) L + s. Its gradient on s, 1 - exp(-s) L, needs no
+backward pass, so s is moved here, with an optimiser of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+from torch import nn
+
+from MTMed3DCore.training.balancing.balancer import Losses, weighted_sum
+
+
+class UncertaintyWeights(nn.Module):
+    """Weights exp(-s), whose resting point is the inverse of each task's loss.
+
+    Args:
+        tasks: names of the tasks.
+        learning_rate: of the log variances.
+    """
+
+    whole_encoder = False
+
+    def __init__(self, tasks: Sequence[str], *, learning_rate: float = 0.01) -> None:
+        super().__init__()
+        self.tasks = tuple(tasks)
+        self.log_variance = nn.Parameter(torch.zeros(len(self.tasks)))
+        self.optimizer = torch.optim.Adam([self.log_variance], lr=learning_rate)
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """exp(-s) of each task."""
+        return torch.exp(-self.log_variance)
+
+    def total(self, losses: Losses) -> torch.Tensor:
+        """The weighted sum of the losses; the terms s alone do not reach the network and are left out."""
+        return weighted_sum(losses, self.tasks, self.weights)
+
+    def observe(self, losses: Losses, present: Sequence[bool]) -> None:
+        """Nothing to note."""
+
+    def update(self, losses: Losses, shared: Sequence[torch.Tensor], present: Sequence[bool]) -> None:
+        """One step of the log variances of the tasks with labels here."""
+        gradient = torch.zeros_like(self.log_variance)
+        for i, here in enumerate(present):
+            if here:
+                gradient[i] = 1 - torch.exp(-self.log_variance[i].detach()) * losses[self.tasks[i]].detach()
+        self.log_variance.grad = gradient
+        self.optimizer.step()
+
+    def get_extra_state(self) -> dict[str, object]:
+        """The optimiser's moments."""
+        return self.optimizer.state_dict()
+
+    def set_extra_state(self, state: dict[str, object]) -> None:
+        """The reverse."""
+        self.optimizer.load_state_dict(deepcopy(state))
