@@ -15,8 +15,9 @@ from MTMed3DCore.inference import InferenceSettings, run_network
 from MTMed3DCore.inference.lesions import find_lesions
 from MTMed3DCore.inference.windows import RawResult
 from MTMed3DCore.networks import MultiTaskNetwork
-from MTMed3DCore.preparation import PreparedStudy, normalise_tensor
+from MTMed3DCore.preparation import PreparedStudy
 from MTMed3DCore.synthetic import SyntheticStudy, make_study
+from MTMed3DCore.training.examples import synthetic_example
 from MTMed3DCore.training.patches import region_channels
 
 FAMILY = "held_out"
@@ -41,7 +42,7 @@ class Outcome:
 
 def as_prepared(study: SyntheticStudy) -> PreparedStudy:
     """A synthetic study as preparation would give it."""
-    image = normalise_tensor(study.image, study.brain).cpu().numpy()
+    image = synthetic_example(study).image.cpu().numpy()
     return PreparedStudy(image, study.brain.cpu().numpy(), study.grid, study.grid, stripped=True)
 
 

@@ -1,4 +1,4 @@
-"""Training patches cut from synthetic studies that are made while training runs."""
+"""Training patches cut from studies, at random places and with random contrast."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from MTMed3DCore.preparation import normalise_tensor
-from MTMed3DCore.synthetic import SyntheticStudy, make_study
+from MTMed3DCore.geometry import VoxelBox
+from MTMed3DCore.synthetic import make_study
+from MTMed3DCore.training.examples import Example, synthetic_example
 from MTMed3DCore.training.losses import Target
 
 SEEN_SHARE = 0.5
@@ -32,43 +33,57 @@ def region_channels(labels: torch.Tensor) -> torch.Tensor:
     return torch.stack([(labels == 1) | (labels == 4), labels > 0, labels == 4]).float()
 
 
-def cut_patch(study: SyntheticStudy, image: torch.Tensor, size: int, rng: np.random.Generator) -> Patch:
+def cut_patch(example: Example, size: int, rng: np.random.Generator) -> Patch:
     """A cube of `size` voxels of a study, flipped left to right half of the time.
 
     Args:
-        study: the truth.
-        image: the study's normalised image (4, X, Y, Z).
+        example: the study and what is known of it; what is not known is None in the patch as well.
         size: side in voxels; a side of the study that is smaller is padded with zeros.
-        rng: chooses place and flip.
+        rng: chooses place, flip and contrast.
     """
-    shape = np.array(image.shape[1:])
+    shape = np.array(example.image.shape[1:])
     room = np.maximum(shape - size, 0)
-    if study.boxes and rng.random() < TUMOUR_PATCHES:
-        box = study.boxes[rng.integers(len(study.boxes))]
+    if example.boxes and rng.random() < TUMOUR_PATCHES:
+        box = example.boxes[rng.integers(len(example.boxes))]
         middle = (np.array(box.lower) + np.array(box.upper)) / 2
         start = np.round(middle - size / 2 + rng.uniform(-size / 6, size / 6, 3)).astype(int)
         start = np.clip(start, 0, room)
     else:
         start = rng.integers(0, room + 1)
     x, y, z = (slice(int(s), int(s) + size) for s in start)
-    labels = study.labels[x, y, z]
-    patch, regions = image[:, x, y, z], region_channels(labels)
-    missing = [pad for side in reversed(labels.shape) for pad in (0, size - side)]
-    patch, regions = (torch.nn.functional.pad(t, missing) for t in (patch, regions))
-    boxes = _visible_boxes(study, start, size)
-    seen = float(regions[1].sum()) >= SEEN_SHARE * float((study.labels > 0).sum())
-    if rng.random() < 0.5:
-        patch, regions = patch.flip(1), regions.flip(1)
+    flipped = rng.random() < 0.5
+    image = _cube(example.image[:, x, y, z], size, flipped)
+    regions = None if example.labels is None else _cube(region_channels(example.labels[x, y, z]), size, flipped)
+    boxes = None if example.boxes is None else _visible_boxes(example.boxes, start, size)
+    if boxes is not None and flipped:
         boxes[:, [0, 3]] = size - boxes[:, [3, 0]]
-    patch = _vary(patch, rng)
-    target = Target(regions[None], torch.from_numpy(boxes).float(), study.grade if seen else None)
-    return Patch(patch, target)
+    grade = example.grade if _shows_the_tumour(example, regions, boxes) else None
+    target = Target(
+        None if regions is None else regions[None],
+        None if boxes is None else torch.from_numpy(boxes).float(),
+        grade,
+    )
+    return Patch(_vary(image, rng), target)
 
 
-def _visible_boxes(study: SyntheticStudy, start: np.ndarray, size: int) -> np.ndarray:
+def _cube(channels: torch.Tensor, size: int, flipped: bool) -> torch.Tensor:
+    """Channels (C, X, Y, Z) padded with zeros to a cube, flipped along the first axis if asked."""
+    missing = [pad for side in reversed(channels.shape[1:]) for pad in (0, size - side)]
+    padded = torch.nn.functional.pad(channels, missing)
+    return padded.flip(1) if flipped else padded
+
+
+def _shows_the_tumour(example: Example, regions: torch.Tensor | None, boxes: np.ndarray | None) -> bool:
+    """Whether a patch shows enough of the tumour to be graded."""
+    if regions is not None and example.labels is not None:
+        return float(regions[1].sum()) >= SEEN_SHARE * float((example.labels > 0).sum())
+    return boxes is not None and len(boxes) > 0
+
+
+def _visible_boxes(lesions: list[VoxelBox], start: np.ndarray, size: int) -> np.ndarray:
     """Boxes (N, 6) of the patch, clipped to it, of the lesions that it shows well enough."""
     kept = []
-    for box in study.boxes:
+    for box in lesions:
         whole = np.array(box.to_list()) - np.tile(start, 2)
         clipped = np.clip(whole, 0, size)
         if np.prod(np.maximum(clipped[3:] - clipped[:3], 0)) >= SEEN_SHARE * box.size.prod():
@@ -121,9 +136,9 @@ class SyntheticPatches(IterableDataset[Patch]):
         seed, step = (self.seed, 1) if worker is None else (self.seed + worker.id, worker.num_workers)
         while True:
             study = make_study(seed, self.shape, self.spacing_mm, family=self.family)
-            image = normalise_tensor(study.image, study.brain)
+            example = synthetic_example(study)
             rng = np.random.default_rng(seed)
             for _ in range(self.per_study):
                 side = self.sides[int(rng.random() < self.wide_share)]
-                yield cut_patch(study, image, side, rng)
+                yield cut_patch(example, side, rng)
             seed += step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 
@@ -12,6 +13,7 @@ from MTMed3DCore.worker.session import Session, ready_event
 def main() -> None:
     """Answer lines until standard input closes."""
     channel = Channel(private_stdout())
+    faulthandler.enable()  # a crash in native code leaves its place in the log
     session = Session(channel)
     channel.send(ready_event())
     for raw in sys.stdin.buffer:

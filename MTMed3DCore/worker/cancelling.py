@@ -17,11 +17,15 @@ class Stop:
     """
 
     def __init__(self) -> None:
-        self._wished = threading.Event()
+        self._lock = threading.Lock()
+        self._wished = False
+        self._settled = False
 
-    def wish(self) -> None:
-        """Let the work stop at the next point where it looks."""
-        self._wished.set()
+    def wish(self) -> bool:
+        """Let the work stop at the next point where it looks; returns whether it still will."""
+        with self._lock:
+            self._wished = self._wished or not self._settled
+            return self._wished
 
     def check(self) -> None:
         """Stop here if somebody wished it.
@@ -29,8 +33,18 @@ class Stop:
         Raises:
             Cancelled: somebody did.
         """
-        if self._wished.is_set():
+        if self._wished:
             raise Cancelled
+
+    def settle(self) -> None:
+        """Check for the last time: from here on the work is completed, and every later wish comes too late.
+
+        Raises:
+            Cancelled: somebody wished it before.
+        """
+        with self._lock:
+            self.check()
+            self._settled = True
 
     @contextmanager
     def between_layers(self) -> Iterator[None]:

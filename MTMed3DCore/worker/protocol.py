@@ -80,7 +80,7 @@ def parse_request(line: str) -> Request:
         raise BadRequest(None, "line-too-long", f"A request of {len(line)} characters is not read.")
     try:
         document = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadRequest(None, "not-json", f"A request is no JSON: {error}.") from error
     if not isinstance(document, dict):
         raise BadRequest(None, "not-json", "A request is a JSON object.")

@@ -1,30 +1,38 @@
-"""What each command does; one long piece of work at a time, in a thread of its own."""
+"""Who is answered when: one long request at a time, and everything else at once, also meanwhile."""
 
 from __future__ import annotations
 
 import threading
-import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from pathlib import Path
-from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 from MTMed3DCore import __version__
-from MTMed3DCore.errors import MTMed3DError, OutOfResources, WrongUse
+from MTMed3DCore.errors import Cancelled, WrongUse
 from MTMed3DCore.worker.cancelling import Stop
+from MTMed3DCore.worker.failures import as_refusal
 from MTMed3DCore.worker.protocol import BadRequest, Channel, Request, parse_request, refusal
+from MTMed3DCore.worker.work import Answer, Work
 
-if TYPE_CHECKING:
-    from MTMed3DCore.bundles import Bundle
-    from MTMed3DCore.networks import MultiTaskNetwork
-
+CANCEL_PATIENCE_S = 0.5
+"""How long cancelled work may take to stop before its request is answered without it."""
 LAST_WAIT_S = 2.0
 """How long the process waits for its work to stop before it ends without it."""
+PROTOCOL = 1
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    request: Request
+    stop: Stop = field(default_factory=Stop)
 
 
 class Session:
     """The state of a worker between requests.
+
+    Reading a file, importing torch and a single large layer cannot be interrupted. A cancelled request is therefore
+    answered after `CANCEL_PATIENCE_S` at the latest; what is left of its work ends unheard, and the next long request
+    waits for that before it begins.
 
     Args:
         channel: where the events go.
@@ -32,163 +40,116 @@ class Session:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+        self._work = Work()
         self._lock = threading.Lock()
-        self._busy: str | None = None
-        self._stop = Stop()
+        self._open: dict[str, Request] = {}
+        self._job: _Job | None = None
         self._thread: threading.Thread | None = None
-        self._loaded: tuple[tuple[str, str], Bundle, MultiTaskNetwork] | None = None
 
     def answer(self, line: str) -> bool:
-        """Answer one line; returns whether the process goes on."""
+        """Answer one line, or begin to; returns whether the process goes on."""
         try:
             request = parse_request(line)
+            self._accept(request)
         except BadRequest as error:
             self._channel.send(refusal(error.request_id, error))
             return True
         if request.command in ("analyze", "load"):
             self._begin(request)
-            return True
-        try:
-            self._channel.send({"id": request.id, "event": "result", **self._short(request)})
-        except MTMed3DError as error:
-            self._channel.send(refusal(request.id, error))
-        except Exception:  # a fault of ours must not end the process: the next request may well succeed
-            self._channel.send(refusal(request.id, _fault()))
+        elif request.command == "models":
+            self._aside(request, self._work.models)
+        elif request.command == "devices":
+            self._aside(request, self._work.devices)
+        else:
+            self._finish(request, {"event": "result", **self._short(request)})
         return request.command != "shutdown"
 
     def close(self) -> None:
         """Stop what runs, and wait for it a moment."""
-        self._stop.wish()
+        if self._job is not None:
+            self._job.stop.wish()
         if self._thread is not None:
             self._thread.join(LAST_WAIT_S)
 
-    def _short(self, request: Request) -> dict[str, Any]:
+    def _accept(self, request: Request) -> None:
+        """Remember a request until it is answered.
+
+        Raises:
+            BadRequest: its id is that of an unanswered one; the refusal has no id, because an error of that id would
+                seem to end the other request.
+        """
+        with self._lock:
+            if request.id in self._open:
+                raise BadRequest(None, "id-twice", f"The request {request.id!r} is still unanswered.")
+            self._open[request.id] = request
+
+    def _finish(self, request: Request, answer: Answer) -> None:
+        """Send the one result or error of a request, unless it has been sent."""
+        with self._lock:
+            if self._open.get(request.id) is not request:
+                return
+            del self._open[request.id]
+            if self._job is not None and self._job.request is request:
+                self._job = None  # before the answer, so that whoever has it may ask again at once
+        self._channel.send({"id": request.id, **answer})
+
+    def _fail(self, request: Request, error: BaseException) -> None:
+        self._finish(request, refusal(request.id, as_refusal(error, request.fields.get("device", "auto"))))
+
+    def _short(self, request: Request) -> Answer:
         """The commands that are answered at once."""
+        job = self._job
         if request.command == "cancel":
-            with self._lock:
-                running = self._busy == request.fields["target"]
-                if running:
-                    self._stop.wish()
-            return {"cancelled": running}
-        if request.command == "models":
-            return {"models": list_models()}
-        if request.command == "devices":
-            return {"devices": list_devices()}
-        return {"busy": self._busy}
+            cancelled = job is not None and job.request.id == request.fields["target"] and job.stop.wish()
+            if job is not None and cancelled:
+                late = threading.Timer(CANCEL_PATIENCE_S, self._fail, (job.request, Cancelled()))
+                late.daemon = True
+                late.start()
+            return {"cancelled": cancelled}
+        return {"busy": None if job is None else job.request.id} if request.command == "ping" else {}
+
+    def _aside(self, request: Request, work: Callable[[], Answer]) -> None:
+        """Answer from a thread of its own: the first time, torch is imported for it."""
+
+        def run() -> None:
+            try:
+                self._finish(request, {"event": "result", **work()})
+            except BaseException as error:  # a fault must not leave the asker without an answer
+                self._fail(request, error)
+
+        threading.Thread(target=run, name=f"request-{request.id}", daemon=True).start()
 
     def _begin(self, request: Request) -> None:
-        with self._lock:
-            if self._busy is not None:
-                text = f"The request {self._busy} is still running."
-                self._channel.send(refusal(request.id, WrongUse("busy", text, "Wait for it, or cancel it.")))
-                return
-            self._busy = request.id
-            self._stop = Stop()
-        work = self._analyze if request.command == "analyze" else self._load
+        """Start a long request, or refuse it while another one runs."""
+        running = self._job
+        if running is not None:
+            text = f"The request {running.request.id!r} is still running."
+            self._fail(request, WrongUse("busy", text, "Wait for it, or cancel it."))
+            return
+        job = self._job = _Job(request)
         self._thread = threading.Thread(
-            target=self._run, args=(request, work), name=f"request-{request.id}", daemon=True
+            target=self._run, args=(job, self._thread), name=f"request-{request.id}", daemon=True
         )
         self._thread.start()
 
-    def _run(self, request: Request, work: Callable[[Request], dict[str, Any]]) -> None:
-        """Do one long piece of work, and send exactly one result or error."""
-        try:
-            answer = {"id": request.id, "event": "result", **work(request)}
-        except MTMed3DError as error:
-            answer = refusal(request.id, error)
-        except MemoryError:
-            text = f"The memory of {request.fields.get('device', 'this machine')} does not suffice."
-            answer = refusal(request.id, OutOfResources("memory", text, "Close other programs, or choose the CPU."))
-        except OSError as error:
-            text = f"{error.filename or 'A file'}: {error.strerror or error}."
-            answer = refusal(request.id, WrongUse("file-access", text, "Check the path and its rights."))
-        except Exception:
-            answer = refusal(request.id, _fault())
-        with self._lock:
-            self._busy = None  # before the answer, so that whoever has it may ask again at once
-        self._channel.send(answer)
-
-    def _load(self, request: Request) -> dict[str, Any]:
-        bundle, network = self._model(request.fields)
-        device = str(next(network.parameters()).device)
-        return {"model": bundle.name, "version": bundle.version, "device": device}
-
-    def _model(self, fields: Mapping[str, Any]) -> tuple[Bundle, MultiTaskNetwork]:
-        """The bundle and its network, kept loaded while the same one is asked for on the same device."""
-        from MTMed3DCore.bundles import find_bundle
-        from MTMed3DCore.inference import choose_device
-
-        bundle = find_bundle(fields.get("model", "starter"))
-        device = choose_device(fields.get("device", "auto"))
-        key = (bundle.sha256, str(device))
-        if self._loaded is None or self._loaded[0] != key:
-            self._loaded = None  # frees the memory before the next network takes its own
-            self._loaded = (key, bundle, bundle.load(device))
-        return bundle, self._loaded[2]
-
-    def _analyze(self, request: Request) -> dict[str, Any]:
-        fields, stop = request.fields, self._stop
+    def _run(self, job: _Job, before: threading.Thread | None) -> None:
+        """Do the work of a long request, after what is left of a cancelled one has ended."""
+        request, stop = job.request, job.stop
 
         def progress(stage: str, fraction: float, text: str) -> None:
+            event: dict[str, Any] = {"stage": stage, "fraction": round(fraction, 4), "text": text}
+            self._channel.send({"id": request.id, "event": "progress", **event})
+
+        work = self._work.analyze if request.command == "analyze" else self._work.load
+        try:
+            if before is not None:
+                before.join()
             stop.check()
-            self._channel.send(
-                {
-                    "id": request.id,
-                    "event": "progress",
-                    "stage": stage,
-                    "fraction": round(fraction, 4),
-                    "text": text,
-                }
-            )
-
-        progress("read", 0.0, "Starting")
-        from MTMed3DCore.inference import analyze
-        from MTMed3DCore.study import Study
-
-        began = perf_counter()
-        study = Study.read(**{name: Path(path) for name, path in fields["inputs"].items()}, progress=progress)
-        if "study" in fields:
-            study = replace(study, id=fields["study"])
-        read_s = perf_counter() - began
-        progress("prepare", 0.0, "Loading the model")
-        bundle, network = self._model(fields)
-        device, precision = fields.get("device", "auto"), fields.get("precision", "auto")
-        with stop.between_layers():
-            findings = analyze(study, bundle, device, precision, progress, network=network, read_s=read_s)
-        written = findings.write(Path(fields["output"]), overwrite=fields.get("overwrite", False), progress=progress)
-        used = findings.software["device"]
-        return {"findings": str(written), "device": used, "warnings": [w.text for w in findings.warnings]}
-
-
-def _fault() -> MTMed3DError:
-    """An exception that nobody foresaw; its traceback goes to the log."""
-    traceback.print_exc()
-    last = traceback.format_exc().strip().splitlines()[-1]
-    return MTMed3DError("internal-error", f"Something failed that should not: {last}", "Report it, with the log.")
-
-
-def list_models() -> list[dict[str, str]]:
-    """Every model that a name finds."""
-    from MTMed3DCore.bundles import list_bundles
-
-    return [{"name": b.name, "version": b.version, "trained_on": b.trained_on} for b in list_bundles()]
-
-
-def list_devices() -> list[dict[str, str]]:
-    """Devices that an analysis can use, the automatic choice first."""
-    import torch
-
-    from MTMed3DCore.inference import choose_device
-
-    devices = [{"device": "auto", "text": f"automatic ({choose_device('auto')})"}, {"device": "cpu", "text": "CPU"}]
-    if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
-        devices += [{"device": f"cuda:{n}", "text": name} for n, name in enumerate(names)]
-    if torch.backends.mps.is_available():
-        devices.append({"device": "mps", "text": "Apple GPU"})
-    return devices
+            self._finish(request, {"event": "result", **work(request.fields, stop, progress)})
+        except BaseException as error:  # a fault must not leave the asker without an answer
+            self._fail(request, error)
 
 
 def ready_event() -> dict[str, Any]:
     """The first line."""
-    return {"event": "ready", "version": __version__, "protocol": 1}
+    return {"event": "ready", "version": __version__, "protocol": PROTOCOL}
