@@ -78,6 +78,7 @@ class ReviewedCase:
         model: whose result was reviewed.
         findings: document of that result, as ``findings.json`` held it.
         created: UTC.
+        grade_decided, regions_decided: UTC times of the reader's decisions, or empty texts.
     """
 
     id: str
@@ -94,6 +95,8 @@ class ReviewedCase:
     model: ModelIdentity = field(default_factory=lambda: ModelIdentity("none", "0", "", ""))
     findings: Mapping[str, Any] | None = None
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
+    grade_decided: str = ""
+    regions_decided: str = ""
 
     @property
     def grid(self) -> Grid:
@@ -132,13 +135,24 @@ def case_document(case: ReviewedCase) -> dict[str, Any]:
         "grid": {"shape": list(case.grid.shape), "affine_ras": case.grid.affine.tolist()},
         "images": {name: f"{name}.nii.gz" for name in SEQUENCES},
         "label": LABEL_FILE,
-        "grade": {"label": case.grade, "by": case.grade_by, "probability_hgg": case.probability_hgg},
-        "regions": {"by": case.regions_by},
+        "grade": {
+            "label": case.grade,
+            "by": case.grade_by,
+            "probability_hgg": case.probability_hgg,
+            "decided": case.grade_decided,
+        },
+        "regions": {"by": case.regions_by, "decided": case.regions_decided},
         "boxes": [_box_document(each) for each in case.boxes],
         "review": {"verdict": case.verdict, "difficulty": case.difficulty, "comment": case.comment},
         "model": {name: model[name] for name in ("name", "version", "sha256")},
-        "findings": case.findings,
+        "findings": None if case.findings is None else _without_names(case.findings, case.id),
     }
+
+
+def _without_names(findings: Mapping[str, Any], case_id: str) -> dict[str, Any]:
+    """Findings without the names of the files that were analysed, which may hold a patient's name."""
+    study = {**findings["study"], "id": case_id, "sequences": {name: f"{name}.nii.gz" for name in SEQUENCES}}
+    return {**findings, "study": study}
 
 
 def read_case_document(folder: Path) -> dict[str, Any]:
@@ -185,6 +199,8 @@ def read_reviewed_case(folder: Path) -> ReviewedCase:
         model=ModelIdentity(**document["model"], trained_on=""),
         findings=document["findings"],
         created=datetime.fromisoformat(document["created"]),
+        grade_decided=document["grade"].get("decided", ""),
+        regions_decided=document["regions"].get("decided", ""),
     )
 
 

@@ -46,6 +46,11 @@ class Target:
     boxes: torch.Tensor | None
     grade: int | None
 
+    def knows(self, task: str) -> bool:
+        """Whether there is a truth for a task."""
+        known = {"segmentation": self.regions, "detection": self.boxes, "grading": self.grade}
+        return known[task] is not None
+
     def to(self, device: torch.device) -> Target:
         """The same truth on another device."""
         regions = None if self.regions is None else self.regions.to(device)

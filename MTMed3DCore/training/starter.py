@@ -19,7 +19,8 @@ from MTMed3DCore.evaluation.overlap import dice
 from MTMed3DCore.inference import InferenceSettings
 from MTMed3DCore.networks import MultiTaskNetwork
 from MTMed3DCore.training.calibration import FIRST_SEED, SCORE_THRESHOLDS, calibrated, run_over
-from MTMed3DCore.training.loop import TrainingSettings, train_starter
+from MTMed3DCore.training.loop import train_starter
+from MTMed3DCore.training.settings import StarterSettings
 
 FIRST_HELD_OUT_SEED = 10_000_000
 CALIBRATION_STUDIES = 24
@@ -92,7 +93,7 @@ def measure_held_out(
 
 def write_starter(
     network: MultiTaskNetwork,
-    training: TrainingSettings,
+    training: StarterSettings,
     steps: int,
     anchor_shapes: list[list[float]],
     folder: Path,
@@ -137,14 +138,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("bundle", type=Path)
-    defaults = TrainingSettings()
+    defaults = StarterSettings()
     parser.add_argument("--minutes", type=float, default=defaults.minutes)
     parser.add_argument("--device", default=defaults.device)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default=defaults.precision)
     parser.add_argument("--batch", type=int, default=defaults.batch)
     parser.add_argument("--version", default="0.1.0")
     options = parser.parse_args()
-    training = TrainingSettings(
+    training = StarterSettings(
         minutes=options.minutes, device=options.device, precision=options.precision, batch=options.batch
     )
     trainer, anchor_shapes = train_starter(training, options.run)

@@ -5,7 +5,7 @@ Requests on standard input, events on standard output, everything else on standa
     -> {"id": "7", "command": "analyze", "inputs": {"t1": "...", "t1ce": "...", "t2": "...", "flair": "..."},
         "output": "...", "model": "starter", "device": "auto", "precision": "auto", "study": "name", "overwrite": true}
     <- {"id": "7", "event": "progress", "stage": "prepare", "fraction": 0.25, "text": "..."}
-    <- {"id": "7", "event": "result", "findings": ".../findings.json"}
+    <- {"id": "7", "event": "result", "findings": ".../findings.json", "device": "cpu", "warnings": ["..."]}
     <- {"id": "7", "event": "error", "code": "no-overlap", "text": "...", "remedy": "..."}
 
 =========== ============================================================ =============================================
@@ -20,7 +20,16 @@ command     fields besides ``id``                                        answer
 ``shutdown``                                                             ``result``, then the process ends
 =========== ============================================================ =============================================
 
-The first line is ``{"event": "ready", ...}``. Every request gets exactly one ``result`` or ``error``. One analysis or
-load runs at a time, and another one asked for meanwhile is refused as ``busy``; the other commands are answered at
-once. The process ends when standard input closes, whatever runs.
+The first line is ``{"event": "ready", ...}``; torch is imported later, by the first request that needs it. Every
+request gets exactly one ``result`` or ``error``. One analysis or load runs at a time, and another one asked for
+meanwhile is refused as ``busy``; the other commands are answered meanwhile. A line that is no request gets an ``error``
+with its id as far as it has one; a line with the id of an unanswered request gets one with the id null. When standard
+input closes, the process ends, whatever runs.
+
+A cancelled request ends within a second with the error ``cancelled``, and nothing is written; ``cancelled`` is false
+where nothing of that id runs, or where its result is just being put in place. With ``overwrite`` an earlier result in
+the output folder is replaced, but no file that somebody changed since.
+
+Refusals of the core keep their code. Besides: ``out-of-memory`` (of which device stands in the text),
+``package-missing``, ``file-access``, ``disk-full``, and ``internal-error`` with a traceback on standard error.
 """

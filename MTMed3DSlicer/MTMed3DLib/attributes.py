@@ -17,6 +17,8 @@ SEGMENTATION, NEWER, BOX, TABLE, GRADE, FINDINGS = "segmentation", "newer", "box
 PROPOSED, KEPT, REJECTED, EDITED, ADDED = "proposed", "kept", "rejected", "edited", "added"
 WHEN = "MTMed3D.Decided"
 """UTC time of the reader's last decision on a node."""
+GRADE_WHEN = "MTMed3D.GradeDecided"
+"""UTC time at which the reader set the grade."""
 READER_GRADE, VERDICT, DIFFICULTY, COMMENT = (
     "MTMed3D.Grade",
     "MTMed3D.Verdict",

@@ -11,10 +11,12 @@ import numpy as np
 import slicer
 from vtk.util.numpy_support import numpy_to_vtk
 
+from MTMed3DLib import regions
 from MTMed3DLib.attributes import (
     COMMENT,
     DIFFICULTY,
     FINDINGS,
+    GRADE_WHEN,
     LESION,
     READER_GRADE,
     REJECTED,
@@ -23,7 +25,7 @@ from MTMed3DLib.attributes import (
     WHEN,
 )
 from MTMed3DLib.inputs import NAMES, SEQUENCES
-from MTMed3DLib.nodes import box_of, ijk_to_ras, matrix_of, tag, to_frame_of, voxels_of
+from MTMed3DLib.nodes import box_of, ijk_to_ras, mark_decided, matrix_of, tag, to_frame_of, voxels_of
 from MTMed3DLib.review import Review
 from MTMed3DLib.scene import StudyScene
 
@@ -71,6 +73,9 @@ def reviewed_case(review: Review) -> ReviewedCase:
         what = ", ".join([*gone, *([] if study.segmentation is not None else ["the regions"])])
         raise ValueError(f"{what} is no longer in the scene. Load it again and analyse, then export.")
     review.finish_edit()
+    edited, node = study.regions_edited, study.segmentation
+    if edited and not review.decided_at(node):
+        mark_decided(node)  # drawn by hand in the Segment Editor, which leaves no time
     findings, document = study.findings, study.findings_document
     model_grade = None if findings is None else findings.grade
     by_reader = review.grade is not None
@@ -82,7 +87,7 @@ def reviewed_case(review: Review) -> ReviewedCase:
         boxes=tuple(
             ReviewedBox(
                 int(roi.GetAttribute(LESION)),
-                box_of(roi),
+                box_of(roi, volumes["t1ce"]),
                 study.state(roi),
                 study.score(roi),
                 review.decided_at(roi),
@@ -92,7 +97,9 @@ def reviewed_case(review: Review) -> ReviewedCase:
         grade=grade,
         grade_by=READER if by_reader else None if grade is None else MODEL,
         probability_hgg=None if model_grade is None else model_grade.probability_hgg,
-        regions_by=READER if study.regions_edited else MODEL,
+        grade_decided=study.grade_text.GetAttribute(GRADE_WHEN) or "" if by_reader else "",
+        regions_by=READER if edited else MODEL,
+        regions_decided=review.decided_at(node) if edited else "",
         verdict=review.verdict,
         difficulty=review.difficulty,
         comment=review.comment,
@@ -130,27 +137,36 @@ def open_reviewed(scene: Any, folder: Path) -> StudyScene:
         nodes = {key: _add_volume(scene, case.images[key], f"{name} {NAMES[key]}") for key in SEQUENCES}
         segmentation = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", f"{name} regions")
         tag(segmentation, name, SEGMENTATION)
-        study.prepare_regions(segmentation, nodes["t1ce"])
+        regions.prepare(segmentation, nodes["t1ce"])
         study.link_volumes(nodes)
         review = Review(study)
         review.write_labels(case.labels)
         if case.regions_by == MODEL:
             study.mark_regions_as_written()
+        set_time(segmentation, WHEN, case.regions_decided)
         if case.findings is not None:
             study.text_node(FINDINGS).SetText(json.dumps(case.findings))
         for each in case.boxes:
             roi = study.add_box(each.box, each.id, each.score, each.state)
-            if each.decided:
-                roi.SetAttribute(WHEN, each.decided)
+            set_time(roi, WHEN, each.decided)
             roi.SetDisplayVisibility(each.state != REJECTED)
         study.write_grade()
         values = ((VERDICT, case.verdict), (DIFFICULTY, case.difficulty), (COMMENT, case.comment))
         for attribute, value in (*values, (READER_GRADE, case.grade if case.grade_by == READER else None)):
             if value:
                 study.grade_text.SetAttribute(attribute, value)
+        set_time(study.grade_text, GRADE_WHEN, case.grade_decided)
         study.write_grade()
         study.write_table()
     return study
+
+
+def set_time(node: Any, attribute: str, time: str) -> None:
+    """Note when something was decided, or that nothing was."""
+    if time:
+        node.SetAttribute(attribute, time)
+    else:
+        node.RemoveAttribute(attribute)
 
 
 def _add_volume(scene: Any, volume: Volume, name: str) -> Any:

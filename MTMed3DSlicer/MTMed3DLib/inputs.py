@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
@@ -20,6 +21,10 @@ LARGEST_SHEAR = 1e-3
 
 Nodes = Mapping[str, Any]
 
+# How DICOM series descriptions tell an enhanced T1 from a plain one, anywhere in their words.
+_ENHANCED = re.compile(r"\+ ?(c|gd|km|cm)\b|\b(c|gd|km) ?\+|\b(ce|gd|gad|gado\w*|post|contrast|km|enhanced)\b", re.I)
+_NATIVE = re.compile(r"\b(pre|without|w o|no|non|native|nativ|ohne)\b|- ?c\b", re.I)
+
 
 def suggest(scene: Any) -> dict[str, Any]:
     """The volume of each sequence by its name, or None; the first volume of a name counts.
@@ -33,7 +38,10 @@ def suggest(scene: Any) -> dict[str, Any]:
         node = scene.GetNthNodeByClass(index, "vtkMRMLScalarVolumeNode")
         if node.GetHideFromEditors() or not _is_scalar(node):
             continue
-        sequence = sequence_of(Path(f"{node.GetName()}.nii"))
+        name = re.sub(r"[/\\]", " ", node.GetName())  # a description, not a path
+        sequence = sequence_of(Path(f"{name}.nii"))
+        if sequence == "t1" and _ENHANCED.search(name) and not _NATIVE.search(name):
+            sequence = "t1ce"
         if sequence is not None and found[sequence] is None:
             found[sequence] = node
     return found

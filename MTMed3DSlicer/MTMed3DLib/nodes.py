@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,12 +12,15 @@ import slicer
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from MTMed3DLib.attributes import ROLE, STUDY
+from MTMed3DLib.attributes import ROLE, STUDY, WHEN, WRITTEN
 
 if TYPE_CHECKING:
     from MTMed3DCore.geometry import Grid, WorldBox
 
 Array = np.ndarray[Any, Any]
+SMALLEST_SIDE_MM = 0.1
+MOVED_MM = 0.01
+"""A box of which a corner lies further than this from where it was written was moved by a reader."""
 
 
 def array_of(matrix: Any) -> Array:
@@ -79,12 +83,19 @@ def oriented_image(array: Array, affine: Array) -> Any:
     return image
 
 
-def box_of(roi: Any) -> WorldBox:
-    """The box of a markups ROI, in the frame below its parent transform."""
+def box_of(roi: Any, frame: Any = None) -> WorldBox:
+    """The box of a markups ROI, in the frame below its parent transform, or in that of another node.
+
+    A side that was dragged flat is `SMALLEST_SIDE_MM` long.
+    """
     from MTMed3DCore.geometry import WorldBox
 
     matrix = array_of(roi.GetObjectToNodeMatrix())
-    return WorldBox(matrix[:3, 3], np.array(roi.GetSize()), matrix[:3, :3].T)
+    if frame is not None and frame.GetTransformNodeID() != roi.GetTransformNodeID():
+        matrix = to_frame_of(roi, frame) @ matrix
+    scale = np.linalg.norm(matrix[:3, :3], axis=0)
+    size = np.maximum(np.abs(roi.GetSize()) * scale, SMALLEST_SIDE_MM)
+    return WorldBox(matrix[:3, 3], size, (matrix[:3, :3] / scale).T)
 
 
 def place_roi(roi: Any, box: WorldBox) -> None:
@@ -124,11 +135,23 @@ def _holds(box: WorldBox, point: Array) -> bool:
     return bool((np.abs(along) <= box.size / 2).all())
 
 
-def digest_of_box(box: WorldBox) -> str:
-    """Changes when a box moves by a hundredth of a millimetre or more."""
-    corners = np.round(box.corners(), 2) + 0.0
-    ordered = corners[np.lexsort(corners.T)]
-    return hashlib.sha256(np.ascontiguousarray(ordered).tobytes()).hexdigest()[:16]
+def text_of_box(box: WorldBox) -> str:
+    """The box as an attribute keeps it; see `was_moved`."""
+    return " ".join(repr(float(value)) for value in box.corners().ravel())
+
+
+def was_moved(roi: Any) -> bool:
+    """Whether a box is no longer where it was written; the last digits that files lose do not count."""
+    written = np.array((roi.GetAttribute(WRITTEN) or "nan").split(), dtype=np.float64)
+    if written.size != 24:
+        return True
+    distances = np.linalg.norm(box_of(roi).corners()[:, None] - written.reshape(8, 3), axis=-1)
+    return bool(distances.min(axis=1).max() > MOVED_MM)  # the order of corners depends on the handedness of the axes
+
+
+def mark_decided(node: Any) -> None:
+    """Note the time of a reader's decision on a node, in UTC."""
+    node.SetAttribute(WHEN, datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def along_world_axes(labels: Array, affine: Array) -> Array:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import slicer
 
+from MTMed3DLib import regions
 from MTMed3DLib.attributes import (
     ADDED,
     COMMENT,
     DIFFICULTY,
     EDITED,
+    GRADE_WHEN,
     KEPT,
     LESION,
     PROPOSED,
@@ -22,7 +22,7 @@ from MTMed3DLib.attributes import (
     VERDICT,
     WHEN,
 )
-from MTMed3DLib.nodes import box_of, grid_of, oriented_image, place_roi, to_frame_of
+from MTMed3DLib.nodes import mark_decided, place_roi, to_frame_of
 from MTMed3DLib.scene import StudyScene
 
 if TYPE_CHECKING:
@@ -54,13 +54,14 @@ class Review:
         """The reader agrees with a box; an edited or added one stays so."""
         if roi.GetAttribute(STATE) in (PROPOSED, REJECTED, None):
             roi.SetAttribute(STATE, KEPT)
-        self._decided(roi)
+        mark_decided(roi)
         roi.SetDisplayVisibility(True)
+        self.study.write_table()
 
     def reject(self, roi: Any) -> None:
         """The reader says that this is no tumour: the box is hidden, and kept out of every export."""
         roi.SetAttribute(STATE, REJECTED)
-        self._decided(roi)
+        mark_decided(roi)
         self.finish_edit()
         roi.SetDisplayVisibility(False)
 
@@ -74,9 +75,7 @@ class Review:
         """Switch all handles off, and mark what was moved."""
         for roi in self.study.boxes():
             roi.GetDisplayNode().SetHandlesInteractive(False)
-            if self.state(roi) == EDITED and roi.GetAttribute(STATE) != EDITED:
-                roi.SetAttribute(STATE, EDITED)
-                self._decided(roi)
+            self.study.settle(roi)
         self.study.write_table()
 
     @property
@@ -88,13 +87,12 @@ class Review:
         """A box of 3 cm round a point in world RAS mm, along the axes of T1ce, handles on."""
         from MTMed3DCore.geometry import WorldBox
 
-        t1ce = self.study.t1ce
-        to_world = to_frame_of(t1ce, None)
+        to_world = to_frame_of(self.study.segmentation, None)
         middle = np.linalg.inv(to_world) @ [*centre, 1.0]
-        box = WorldBox(middle[:3], np.full(3, NEW_BOX_MM), grid_of(t1ce).axes)
+        box = WorldBox(middle[:3], np.full(3, NEW_BOX_MM), self.study.grid.axes)
         numbers = [int(roi.GetAttribute(LESION)) for roi in self.study.boxes()]
         roi = self.study.add_box(box, max(numbers, default=0) + 1, None, ADDED)
-        self._decided(roi)
+        mark_decided(roi)
         self.edit(roi)
         self.study.write_table()
         return roi
@@ -108,10 +106,11 @@ class Review:
             return False
         from MTMed3DCore.geometry import VoxelBox
 
-        place_roi(roi, VoxelBox.around(np.isin(parts, touched)).to_world(grid_of(self.study.t1ce)))
+        roi.SetAndObserveTransformNodeID(self.study.segmentation.GetTransformNodeID())
+        place_roi(roi, VoxelBox.around(np.isin(parts, touched)).to_world(self.study.grid))
         if roi.GetAttribute(STATE) != ADDED:
             roi.SetAttribute(STATE, EDITED)
-        self._decided(roi)
+        mark_decided(roi)
         self.study.write_table()
         return True
 
@@ -122,14 +121,13 @@ class Review:
             Millilitres taken away.
         """
         parts, touched = self._touched(roi)
-        grid = grid_of(self.study.t1ce)
         outside = np.isin(parts, touched)
-        outside[box_of(roi).to_voxel(grid).slices(grid.shape)] = False
+        outside[self._voxels(roi).slices(self.study.grid.shape)] = False
         return self._erase(outside)
 
     def erase_rejected(self) -> float:
         """Take the regions that lie in rejected boxes alone out of the segmentation; returns millilitres."""
-        doomed = np.zeros(grid_of(self.study.t1ce).shape, bool)
+        doomed = np.zeros(self.study.grid.shape, bool)
         for roi in self.study.boxes():
             if self.state(roi) == REJECTED:
                 parts, touched = self._touched(roi)
@@ -150,12 +148,11 @@ class Review:
         return parts, [int(n) for n in np.unique(inside) if n]
 
     def _voxels(self, roi: Any) -> VoxelBox:
-        return box_of(roi).to_voxel(grid_of(self.study.t1ce))
+        return self.study.box(roi).to_voxel(self.study.grid)
 
     def _erase(self, mask: Any) -> float:
-        grid = grid_of(self.study.t1ce)
         labels = self.study.labels()
-        volume = float((labels[mask] > 0).sum()) * grid.voxel_volume_ml
+        volume = float((labels[mask] > 0).sum()) * self.study.grid.voxel_volume_ml
         if volume:
             labels[mask] = 0
             self.write_labels(labels)
@@ -163,14 +160,9 @@ class Review:
 
     def write_labels(self, labels: Any) -> None:
         """Replace the voxels of every region: uint8 (X, Y, Z) on the T1ce grid, 1, 2, 4."""
-        from MTMed3DCore.exports.regions import REGIONS
-
-        node, affine = self.study.segmentation, grid_of(self.study.t1ce).affine
         with self.study.batch():
-            for region in REGIONS:
-                mask = oriented_image((labels == region.label).astype(np.uint8), affine)
-                slicer.vtkSlicerSegmentationsModuleLogic.SetBinaryLabelmapToSegment(mask, node, region.key)
-        node.SetAttribute(WHEN, _now())
+            regions.write_labels(self.study.segmentation, self.study.grid, labels)
+        mark_decided(self.study.segmentation)
         self.study.write_table()
 
     # The study as a whole
@@ -189,11 +181,13 @@ class Review:
         if grade not in GRADES:
             raise ValueError(f"The grade is {grade!r}; it is one of {', '.join(GRADES)}.")
         self._set(READER_GRADE, grade)
+        self.study.grade_text.SetAttribute(GRADE_WHEN, self.decided_at(self.study.grade_text))
         self.study.write_grade()
 
     def clear_grade(self) -> None:
         """Leave the grade to the model again."""
-        self.study.grade_text.RemoveAttribute(READER_GRADE)
+        self._set(READER_GRADE, "")
+        self.study.grade_text.RemoveAttribute(GRADE_WHEN)
         self.study.write_grade()
 
     @property
@@ -242,15 +236,7 @@ class Review:
             node.SetAttribute(name, value)
         else:
             node.RemoveAttribute(name)
-        self._decided(node)
-
-    @staticmethod
-    def _decided(node: Any) -> None:
-        node.SetAttribute(WHEN, _now())
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+        mark_decided(node)
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 import slicer
 import vtk
 
+from MTMed3DLib import regions
 from MTMed3DLib.attributes import (
     BOX,
     EDITED,
@@ -40,24 +41,22 @@ from MTMed3DLib.inputs import SEQUENCES
 from MTMed3DLib.nodes import (
     Array,
     box_of,
-    digest_of_box,
-    digest_of_labels,
     grid_of,
-    ijk_to_ras,
-    oriented_image,
+    mark_decided,
     place_roi,
     remove_node,
     same_place,
     style_box,
     tag,
     tagged,
-    voxels_of,
+    text_of_box,
+    was_moved,
 )
 from MTMed3DLib.summary import grade_in_words, lesion_rows, lesion_table
 
 if TYPE_CHECKING:
     from MTMed3DCore.findings import Findings
-    from MTMed3DCore.geometry import WorldBox
+    from MTMed3DCore.geometry import Grid, WorldBox
 
 
 class StudyScene:
@@ -128,44 +127,42 @@ class StudyScene:
         """Markups ROI nodes of the lesions, rejected ones included, in the order of their numbers."""
         return sorted(tagged(self.scene, self.study_id, BOX), key=lambda roi: int(roi.GetAttribute(LESION)))
 
-    def labels(self) -> Array:
-        """The regions as they are now: uint8 (X, Y, Z) on the T1ce grid, 1, 2, 4; inner regions win."""
-        from MTMed3DCore.exports.regions import REGIONS
+    @property
+    def grid(self) -> Grid:
+        """The grid of T1ce in the frame of the regions, which is T1ce's own unless its transform was changed since.
 
-        node, t1ce = self.segmentation, self.t1ce
-        if node is None or t1ce is None:
-            raise ValueError("The study has no regions, or its T1ce volume was deleted.")
-        labels = np.zeros(t1ce.GetImageData().GetDimensions(), np.uint8)
-        reference = oriented_image(labels, ijk_to_ras(t1ce))
-        by_key = {region.key: region.label for region in REGIONS}
-        for key in ("oedema", "necrotic_core", "enhancing"):
-            image = slicer.vtkOrientedImageData()
-            segment = node.GetSegmentation().GetSegment(key)
-            if segment is None or not node.GetBinaryLabelmapRepresentation(key, image):
-                continue
-            resampled = slicer.vtkOrientedImageData()
-            slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(
-                image, reference, resampled, False
-            )
-            labels[voxels_of(resampled) > 0] = by_key[key]
-        return labels
+        Where T1ce was deleted, the grid that the regions were written on.
+
+        Raises:
+            ValueError: the study has no regions.
+        """
+        if self.segmentation is None:
+            raise ValueError(f"The study {self.study_id} has no regions in the scene. Analyse it again.")
+        return regions.grid_of_regions(self.segmentation, self.t1ce)
+
+    def box(self, roi: Any) -> WorldBox:
+        """The box of a ROI node in the frame of the regions, where `grid` lies."""
+        return box_of(roi, self.segmentation)
+
+    def labels(self) -> Array:
+        """The regions as they are now: uint8 (X, Y, Z) on the T1ce grid, 1, 2, 4; inner regions win.
+
+        Raises:
+            ValueError: the study has no regions.
+        """
+        return regions.read_labels(self.segmentation, self.grid)
 
     def volumes_ml(self) -> dict[str, float]:
         """Millilitres of each region as the segmentation is now."""
         from MTMed3DCore.findings import volumes_ml
 
-        return volumes_ml(self.labels(), grid_of(self.t1ce))
+        return volumes_ml(self.labels(), self.grid)
 
     @property
     def regions_edited(self) -> bool:
-        """Whether a reader changed any voxel."""
+        """Whether a reader changed any voxel, or added or removed a segment."""
         node = self.segmentation
-        if node is None or self.t1ce is None:
-            return False
-        return bool(node.GetAttribute(WRITTEN) != self._digest())
-
-    def _digest(self) -> str:
-        return digest_of_labels(self.labels(), ijk_to_ras(self.t1ce))
+        return node is not None and node.GetAttribute(WRITTEN) != regions.digest(node, self.t1ce)
 
     # Writing
 
@@ -183,8 +180,11 @@ class StudyScene:
         from MTMed3DCore.exports.json_file import document_findings, document_grid, read_document
 
         document = read_document(folder / "findings.json")
-        empty = np.zeros(document_grid(document).shape, np.uint8)
-        findings = document_findings(document, empty)
+        grid, own = document_grid(document), grid_of(t1ce)
+        if not grid.same_as(own, tolerance_mm=float(own.spacing.min()) / 4):
+            text = f"The result in {folder} lies on a grid of {grid.shape} voxels that is not that of {t1ce.GetName()}"
+            raise ValueError(f"{text}, {own.shape}: the volume was changed or replaced since. Analyse it again.")
+        findings = document_findings(document, np.zeros(grid.shape, np.uint8))
         kept: list[str] = []
         with self.batch():
             kept += self._show_regions(folder, t1ce)
@@ -209,39 +209,15 @@ class StudyScene:
         return []
 
     def _load_regions(self, node: Any, folder: Path, t1ce: Any, role: str, name: str) -> Any:
-        """Read ``segmentation.seg.nrrd`` into a node, which keeps no tie to that file."""
         if node is None:
             node = self.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
-        node.GetSegmentation().RemoveAllSegments()
-        storage = slicer.vtkMRMLSegmentationStorageNode()
-        self.scene.AddNode(storage)
-        storage.SetFileName(str(folder / "segmentation.seg.nrrd"))
-        read = storage.ReadData(node)
-        self.scene.RemoveNode(storage)
-        if not read:
-            raise ValueError(f"{folder / 'segmentation.seg.nrrd'} cannot be read.")
+        regions.load(node, folder / "segmentation.seg.nrrd")
         node.SetName(name)
         tag(node, self.study_id, role)
-        self.prepare_regions(node, t1ce)
+        regions.prepare(node, t1ce)
         if role == SEGMENTATION:
             self.mark_regions_as_written()
         return node
-
-    def prepare_regions(self, node: Any, t1ce: Any) -> None:
-        """Give a segmentation the grid and the place of T1ce, and the three regions where it lacks them."""
-        from MTMed3DCore.exports.regions import REGIONS
-
-        for region in REGIONS:
-            if node.GetSegmentation().GetSegment(region.key) is None:
-                segment = slicer.vtkSegment()
-                segment.SetName(region.name)
-                segment.SetColor(*region.rgb)
-                segment.SetTag(segment.GetTerminologyEntryTagName(), region.terminology_entry)
-                node.GetSegmentation().AddSegment(segment, region.key)
-        node.SetNodeReferenceID(T1CE, t1ce.GetID())
-        node.SetReferenceImageGeometryParameterFromVolumeNode(t1ce)
-        node.SetAndObserveTransformNodeID(t1ce.GetTransformNodeID())
-        node.CreateDefaultDisplayNodes()
 
     def link_volumes(self, nodes: Mapping[str, Any]) -> None:
         """Remember which volumes were analysed."""
@@ -250,7 +226,7 @@ class StudyScene:
 
     def mark_regions_as_written(self) -> None:
         """What the regions are now is the model's."""
-        self.segmentation.SetAttribute(WRITTEN, self._digest())
+        self.segmentation.SetAttribute(WRITTEN, regions.digest(self.segmentation, self.t1ce))
 
     def _show_boxes(self, findings: Findings, t1ce: Any) -> list[str]:
         kept = []
@@ -258,11 +234,12 @@ class StudyScene:
             if self.state(roi) == PROPOSED:
                 remove_node(roi)
             else:
+                self.settle(roi)
                 kept.append(roi)
         numbers = {int(roi.GetAttribute(LESION)) for roi in kept}
         seen_again = 0
         for lesion in findings.lesions:
-            if any(same_place(box_of(roi), lesion.box) for roi in kept):
+            if any(same_place(box_of(roi, t1ce), lesion.box) for roi in kept):
                 seen_again += 1
                 continue
             number = lesion.id if lesion.id not in numbers else max(numbers) + 1
@@ -273,15 +250,15 @@ class StudyScene:
         again = f", {seen_again} of them found again" if seen_again else ""
         return [f"{len(kept)} boxes of the reader were kept{again}."]
 
-    def add_box(self, box: WorldBox, number: int, score: float | None, state: str, t1ce: Any = None) -> Any:
+    def add_box(self, box: WorldBox, number: int, score: float | None, state: str, beside: Any = None) -> Any:
         """A new ROI node for a lesion, handles off.
 
         Args:
-            box: in the frame of T1ce.
+            box: in the frame of `beside`.
             number: of the lesion.
             score: None where a reader drew it.
             state: one of the five.
-            t1ce: volume whose parent transform it follows; None takes the study's.
+            beside: node whose parent transform it follows; None takes the regions.
         """
         name = f"Lesion {number} ({score:.2f})" if score is not None else f"Lesion {number} (reader)"
         roi = self.scene.AddNewNodeByClass("vtkMRMLMarkupsROINode", name)
@@ -291,10 +268,10 @@ class StudyScene:
         if score is not None:
             roi.SetAttribute(SCORE, f"{score:.6f}")
         place_roi(roi, box)
-        roi.SetAttribute(WRITTEN, digest_of_box(box_of(roi)))
-        volume = t1ce if t1ce is not None else self.t1ce
-        if volume is not None:
-            roi.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
+        roi.SetAttribute(WRITTEN, text_of_box(box_of(roi)))
+        frame = beside if beside is not None else self.segmentation
+        if frame is not None:
+            roi.SetAndObserveTransformNodeID(frame.GetTransformNodeID())
         style_box(roi)
         self._file_under_folder()
         return roi
@@ -302,8 +279,13 @@ class StudyScene:
     def state(self, roi: Any) -> str:
         """What a reader made of a box; a box that was moved counts as edited, however it was moved."""
         state = str(roi.GetAttribute(STATE) or PROPOSED)
-        moved = roi.GetAttribute(WRITTEN) != digest_of_box(box_of(roi))
-        return EDITED if moved and state in (PROPOSED, KEPT) else state
+        return EDITED if state in (PROPOSED, KEPT) and was_moved(roi) else state
+
+    def settle(self, roi: Any) -> None:
+        """Write down that a box is edited, with the time, where it was moved and nobody has noted it yet."""
+        if self.state(roi) == EDITED and roi.GetAttribute(STATE) != EDITED:
+            roi.SetAttribute(STATE, EDITED)
+            mark_decided(roi)
 
     @staticmethod
     def score(roi: Any) -> float | None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import vtk
 
 from MTMed3DLib.attributes import LESION, READER_GRADE
-from MTMed3DLib.nodes import box_of, grid_of
 
 if TYPE_CHECKING:
     from MTMed3DLib.scene import StudyScene
@@ -20,12 +19,12 @@ def lesion_rows(study: StudyScene) -> list[dict[str, str]]:
     from MTMed3DCore.findings import volumes_ml
 
     rows = []
-    labels = study.labels() if study.segmentation is not None and study.t1ce is not None else None
+    labels = study.labels() if study.segmentation is not None else None
     for roi in study.boxes():
-        box, score = box_of(roi), study.score(roi)
+        box, score = study.box(roi), study.score(roi)
         whole = enhancing = "-"
         if labels is not None:
-            grid = grid_of(study.t1ce)
+            grid = study.grid
             inside = volumes_ml(labels[box.to_voxel(grid).slices(grid.shape)], grid)
             whole, enhancing = f"{inside['whole_tumour']:.1f}", f"{inside['enhancing']:.1f}"
         values = (

@@ -1,4 +1,4 @@
-"""The worker and its client: real processes, from the first line to the last."""
+"""The worker: real processes, from the first line to the last."""
 
 from __future__ import annotations
 
@@ -104,17 +104,32 @@ def test_the_process_and_its_network_stay_for_the_next_request(client, case, tmp
     assert first["volumes_ml"] == second["volumes_ml"]
 
 
-def test_a_cancelled_analysis_stops_between_two_layers_and_the_process_goes_on(client, case, tmp_path):
+def test_a_cancelled_analysis_ends_within_a_second_and_the_process_goes_on(client, case, tmp_path):
     request = client.request("analyze", inputs=case, output=str(tmp_path / "out"), model="slow", device="cpu")
     wait_for_stage(client, request, "infer")
     pid = client.pid
-    cancel = client.cancel(request)
-    assert answers(client, request)[-1]["code"] == "cancelled"
+    asked = time.monotonic()
+    client.cancel(request)
+    last = answers(client, request)[-1]
+    assert time.monotonic() - asked < 1.0
+    assert last["code"] == "cancelled"
     assert not (tmp_path / "out").exists()
     again = client.request("analyze", inputs=case, output=str(tmp_path / "out"), model="quick", device="cpu")
     assert answers(client, again)[-1]["event"] == "result"
     assert client.pid == pid
-    assert cancel != again
+
+
+def test_a_result_is_replaced_only_when_asked_and_only_while_nobody_edited_it(client, case, tmp_path):
+    def analyze(**fields: bool) -> dict[str, Any]:
+        request = client.request("analyze", inputs=case, output=str(tmp_path / "out"), model="quick", **fields)
+        return answers(client, request)[-1]
+
+    assert analyze()["event"] == "result"
+    assert analyze()["code"] == "output-not-empty"
+    assert analyze(overwrite=True)["event"] == "result"
+    (tmp_path / "out" / "report.html").write_text("edited")
+    assert analyze(overwrite=True)["code"] == "output-edited"
+    assert (tmp_path / "out" / "report.html").read_text() == "edited"
 
 
 def test_cancelling_what_does_not_run_says_so(client):
@@ -163,15 +178,6 @@ def test_a_killed_worker_is_reported_once_and_replaced_by_the_next_request(clien
     again = client.request("analyze", inputs=case, output=str(tmp_path / "out"), model="quick", device="cpu")
     assert answers(client, again)[-1]["event"] == "result"
     assert client.pid not in (None, pid)
-
-
-def test_a_program_that_only_floods_its_error_output_blocks_nobody():
-    flood = "import sys\nfor n in range(200000): print('noise', n, file=sys.stderr)\nsys.exit(3)"
-    client = WorkerClient([sys.executable, "-c", flood])
-    last = answers(client, client.request("ping"))[-1]
-    assert last["code"] == DIED
-    assert "exit code 3" in last["text"]
-    assert 0 < len(client.log.splitlines()) <= 2000
 
 
 class Worker:
@@ -223,6 +229,7 @@ def test_the_first_line_says_that_it_is_ready_and_which_version(worker):
         ('{"id": "7", "command": "cancel"}', "field-missing", "7"),
         ('{"id": "7", "command": "load", "model": 3}', "field-invalid", "7"),
         ('{"id": "7", "command": "load", "overwrite": "yes"}', "field-invalid", "7"),
+        ("[" * 100_000, "not-json", None),
     ],
 )
 def test_a_line_that_is_no_request_is_refused_and_the_next_one_answered(worker, line, code, request_id):

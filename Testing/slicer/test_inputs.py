@@ -40,6 +40,24 @@ def test_volumes_are_suggested_by_their_names(scene: Any) -> None:
     assert found["t1ce"] is made["7: T1_post_contrast"]
 
 
+@pytest.mark.parametrize(
+    ("name", "sequence"),
+    [
+        ("T1 MPRAGE +C", "t1ce"),
+        ("t1_mpr_sag_p2_iso+KM", "t1ce"),
+        ("SAG T1 C+", "t1ce"),
+        ("T1w Gd", "t1ce"),
+        ("3D T1 with contrast", "t1ce"),
+        ("T1 without contrast", "t1"),
+        ("T1 MPRAGE -C", "t1"),
+        ("5: T2 FLAIR/ax", "flair"),
+    ],
+)
+def test_an_enhanced_t1_is_known_by_the_words_of_its_description(scene: Any, name: str, sequence: str) -> None:
+    add_volume(scene, name, GRIDS["axial"])
+    assert [key for key, node in suggest(scene).items() if node is not None] == [sequence]
+
+
 def test_label_maps_are_no_suggestion(scene: Any) -> None:
     scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "T1")
     assert suggest(scene)["t1"] is None

@@ -14,7 +14,7 @@ from scene_helpers import add_volume, farthest, rigid, shown_study, world_corner
 
 from MTMed3DCore.exports import write_findings  # noqa: E402
 from MTMed3DCore.geometry import WorldBox  # noqa: E402
-from MTMed3DLib.attributes import PROPOSED
+from MTMed3DLib.attributes import PROPOSED  # noqa: E402
 from MTMed3DLib.nodes import box_of, place_roi, same_place  # noqa: E402
 from MTMed3DLib.review import Review  # noqa: E402
 from MTMed3DLib.scene import StudyScene  # noqa: E402

@@ -1,0 +1,139 @@
+"""How a network is trained; each run keeps its settings beside its weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from MTMed3DCore.errors import WrongUse
+from MTMed3DCore.inference.settings import GRANULE
+from MTMed3DCore.networks import TASKS
+from MTMed3DCore.training.balancing import BALANCERS
+
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What every kind of training shares.
+
+    Args:
+        tasks: some of `TASKS`; one alone is a single-task variant.
+        feature_size: of the network.
+        spacing_mm: working spacing.
+        patch: side of most training patches in voxels, a multiple of 32, at least 64.
+        wide_patch: side of the others, that of the windows in use: norms over a window depend on how much it holds.
+        wide_share: share of the wide ones.
+        batch: patches whose gradients are averaged for a step.
+        learning_rate: highest rate of AdamW, after `warm_up` steps; a cosine takes it to zero.
+        weight_decay: of AdamW.
+        warm_up: steps.
+        clip: largest norm of a gradient.
+        balancing: one of `BALANCERS`.
+        fixed_weights: weight by task for ``fixed``.
+        balance_every: steps between two updates of the task weights.
+        precision: ``"fp32"`` or ``"bf16"``.
+        device: torch's name of it.
+        seed: of everything random.
+    """
+
+    tasks: tuple[str, ...] = TASKS
+    feature_size: int = 24
+    spacing_mm: float = 1.0
+    patch: int = 96
+    wide_patch: int = 96
+    wide_share: float = 0.0
+    batch: int = 1
+    learning_rate: float = 4e-4
+    weight_decay: float = 1e-4
+    warm_up: int = 40
+    clip: float = 5.0
+    balancing: str = "gradnorm"
+    fixed_weights: dict[str, float] = field(default_factory=dict)
+    balance_every: int = 16
+    precision: str = "fp32"
+    device: str = "cpu"
+    seed: int = 1000
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tasks", tuple(self.tasks))
+        checks = {
+            "tasks": bool(self.tasks) and set(self.tasks) <= set(TASKS),
+            "spacing_mm": self.spacing_mm > 0,
+            "patch": self.patch >= 2 * GRANULE and self.patch % GRANULE == 0,
+            "wide_patch": self.wide_patch >= self.patch and self.wide_patch % GRANULE == 0,
+            "wide_share": 0 <= self.wide_share <= 1,
+            "batch": self.batch >= 1,
+            "learning_rate": self.learning_rate > 0,
+            "warm_up": self.warm_up >= 0,
+            "clip": self.clip > 0,
+            "balancing": self.balancing in BALANCERS,
+            "balance_every": self.balance_every >= 1,
+            "precision": self.precision in PRECISIONS,
+        }
+        for name, holds in checks.items():
+            if not holds:
+                text = f"The training setting {name} cannot be {getattr(self, name)!r}."
+                raise WrongUse("training-setting", text, "See docs/training.md for what it may be.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types."""
+        return {**asdict(self), "tasks": list(self.tasks)}
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Self:
+        """From `to_dict`'s form.
+
+        Raises:
+            WrongUse: a setting that this version does not know.
+        """
+        unknown = sorted(set(plain) - {each.name for each in fields(cls)})
+        if unknown:
+            text = f"There is no training setting {', '.join(unknown)}."
+            raise WrongUse("training-setting", text, "See docs/training.md for what there is.")
+        return cls(**plain)
+
+
+@dataclass(frozen=True)
+class StarterSettings(TrainSettings):
+    """How the starter is trained: on synthetic studies, for a given time.
+
+    Args:
+        minutes: wall-clock time; the learning rate falls to zero over it.
+        study_shape: voxels of a synthetic study.
+        family: of synthetic studies.
+    """
+
+    feature_size: int = 12
+    spacing_mm: float = 2.0
+    patch: int = 64
+    wide_share: float = 0.15
+    learning_rate: float = 1.5e-3
+    minutes: float = 30.0
+    study_shape: tuple[int, int, int] = (80, 96, 80)
+    family: str = "default"
+
+
+@dataclass(frozen=True)
+class CaseSettings(TrainSettings):
+    """How a network is trained on a data list.
+
+    Args:
+        steps: optimiser steps of the whole run.
+        fold: left out of training and used for validation; None trains on every case.
+        validate_every: steps between two validations; 0 for none before the end.
+        save_every: steps between two checkpoints.
+        workers: processes that cut patches; 0 cuts them in the training process.
+    """
+
+    steps: int = 20_000
+    fold: int | None = 0
+    validate_every: int = 1000
+    save_every: int = 200
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("steps", "save_every"):
+            if getattr(self, name) < 1:
+                raise WrongUse("training-setting", f"The training setting {name} must be at least 1.")

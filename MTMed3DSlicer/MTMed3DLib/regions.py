@@ -1,0 +1,110 @@
+"""The segmentation node of a study: its voxels on the grid of T1ce, and what tells that a reader changed them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import slicer
+import vtk
+
+from MTMed3DLib.attributes import T1CE
+from MTMed3DLib.nodes import Array, array_of, digest_of_labels, grid_of, oriented_image, to_frame_of, voxels_of
+
+if TYPE_CHECKING:
+    from MTMed3DCore.geometry import Grid
+
+
+def load(node: Any, file: Path) -> None:
+    """Replace the segments of a node with those of a ``.seg.nrrd`` file, to which it keeps no tie.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    node.GetSegmentation().RemoveAllSegments()
+    scene = node.GetScene()
+    storage = slicer.vtkMRMLSegmentationStorageNode()
+    scene.AddNode(storage)
+    storage.SetFileName(str(file))
+    read = storage.ReadData(node)
+    scene.RemoveNode(storage)
+    if not read:
+        raise ValueError(f"{file} cannot be read.")
+
+
+def prepare(node: Any, t1ce: Any) -> None:
+    """Give a segmentation the grid and the place of T1ce, and the three regions where it lacks them."""
+    from MTMed3DCore.exports.regions import REGIONS
+
+    for region in REGIONS:
+        if node.GetSegmentation().GetSegment(region.key) is None:
+            segment = slicer.vtkSegment()
+            segment.SetName(region.name)
+            segment.SetColor(*region.rgb)
+            segment.SetTag(segment.GetTerminologyEntryTagName(), region.terminology_entry)
+            node.GetSegmentation().AddSegment(segment, region.key)
+    node.SetNodeReferenceID(T1CE, t1ce.GetID())
+    # The transform comes first: the geometry is taken over relative to it, and edits and saved files lie on it.
+    node.SetAndObserveTransformNodeID(t1ce.GetTransformNodeID())
+    node.SetReferenceImageGeometryParameterFromVolumeNode(t1ce)
+    node.CreateDefaultDisplayNodes()
+
+
+def grid_of_regions(node: Any, t1ce: Any) -> Grid:
+    """The grid of T1ce in the frame of the segmentation; without T1ce the grid that the segmentation refers to."""
+    from MTMed3DCore.geometry import Grid
+
+    if t1ce is not None and t1ce.GetImageData() is not None:
+        own = grid_of(t1ce)
+        if t1ce.GetTransformNodeID() == node.GetTransformNodeID():
+            return own
+        return Grid(own.shape, to_frame_of(t1ce, node) @ own.affine)
+    converter, image = slicer.vtkSegmentationConverter, slicer.vtkOrientedImageData()
+    name = converter.GetReferenceImageGeometryParameterName()
+    if not converter.DeserializeImageGeometry(node.GetSegmentation().GetConversionParameter(name), image, False):
+        raise ValueError(f"The T1ce volume of {node.GetName()} was deleted, and its grid is not known. Load it again.")
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    sizes = image.GetDimensions()
+    return Grid((sizes[0], sizes[1], sizes[2]), array_of(matrix))
+
+
+def read_labels(node: Any, grid: Grid) -> Array:
+    """Voxels of the three regions: uint8 (X, Y, Z) on `grid`, 1, 2, 4; where segments overlap, the inner one wins."""
+    from MTMed3DCore.exports.regions import REGIONS
+
+    labels = np.zeros(grid.shape, np.uint8)
+    reference = oriented_image(labels, grid.affine)
+    by_key = {region.key: region.label for region in REGIONS}
+    for key in ("oedema", "necrotic_core", "enhancing"):
+        image = slicer.vtkOrientedImageData()
+        segment = node.GetSegmentation().GetSegment(key)
+        if segment is None or not node.GetBinaryLabelmapRepresentation(key, image):
+            continue
+        resampled = slicer.vtkOrientedImageData()
+        slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(
+            image, reference, resampled, False
+        )
+        labels[voxels_of(resampled) > 0] = by_key[key]
+    return labels
+
+
+def write_labels(node: Any, grid: Grid, labels: Array) -> None:
+    """Replace the voxels of the three regions: uint8 (X, Y, Z) on `grid`, 1, 2, 4."""
+    from MTMed3DCore.exports.regions import REGIONS
+
+    for region in REGIONS:
+        mask = oriented_image((labels == region.label).astype(np.uint8), grid.affine)
+        slicer.vtkSlicerSegmentationsModuleLogic.SetBinaryLabelmapToSegment(mask, node, region.key)
+
+
+def digest(node: Any, t1ce: Any) -> str:
+    """Changes with any voxel of the three regions, and with any segment that comes or goes."""
+    from MTMed3DCore.exports.regions import REGIONS
+
+    grid, segmentation = grid_of_regions(node, t1ce), node.GetSegmentation()
+    voxels = digest_of_labels(read_labels(node, grid), grid.affine)
+    keys = {segmentation.GetNthSegmentID(index) for index in range(segmentation.GetNumberOfSegments())}
+    others = sorted(keys ^ {region.key for region in REGIONS})
+    return " ".join([voxels, *others])

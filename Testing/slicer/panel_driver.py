@@ -1,0 +1,144 @@
+"""What the panel's tests use to drive it as a person would: a small study, a worker that obeys, and patience."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+WAIT_S = 10.0
+"""Far more than anything takes that does not compute."""
+SHAPE = (40, 44, 36)
+SEQUENCES = ("t1", "t1ce", "t2", "flair")
+
+
+class ObedientWorker:
+    """A worker that does at once what a test tells it, in place of a process.
+
+    Attributes:
+        sent: every request: id, command and fields.
+    """
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.stopped = 0
+        self.running = False
+        self.log = "a line of the log"
+        self._events: list[dict[str, Any]] = []
+
+    def request(self, command: str, **fields: Any) -> str:
+        self.running = True
+        self.sent.append({"id": str(len(self.sent) + 1), "command": command, **fields})
+        return self.sent[-1]["id"]
+
+    def cancel(self, request_id: str) -> str:
+        return self.request("cancel", target=request_id)
+
+    def poll(self) -> list[dict[str, Any]]:
+        events, self._events = self._events, []
+        return events
+
+    def stop(self, timeout_s: float = 2.0) -> None:
+        self.running = False
+        self.stopped += 1
+
+    def analyses(self) -> list[dict[str, Any]]:
+        """Every analysis that was asked for."""
+        return [request for request in self.sent if request["command"] == "analyze"]
+
+    def progress(self, stage: str, fraction: float, text: str) -> None:
+        """Tell of the latest analysis."""
+        self._send(event="progress", stage=stage, fraction=fraction, text=text)
+
+    def fail(self, code: str, text: str, remedy: str = "") -> None:
+        """Let the latest analysis fail."""
+        self._send(event="error", code=code, text=text, remedy=remedy)
+
+    def answer(self, command: str, **fields: Any) -> None:
+        """Answer the latest request of a command."""
+        asked = next(request for request in reversed(self.sent) if request["command"] == command)
+        self._events.append({"id": asked["id"], "event": "result", **fields})
+
+    def finish(self, lesions: int = 2, warnings: tuple[str, ...] = ()) -> None:
+        """Let the latest analysis end with findings on the grid of the T1ce that was handed over."""
+        request = self.analyses()[-1]
+        folder = write_findings_for(Path(request["inputs"]["t1ce"]), Path(request["output"]), request["study"], lesions)
+        self._send(event="result", findings=str(folder / "findings.json"), warnings=list(warnings))
+
+    def _send(self, **event: Any) -> None:
+        self._events.append({"id": self.analyses()[-1]["id"], **event})
+
+
+def write_findings_for(t1ce: Path, output: Path, study_id: str, lesions: int) -> Path:
+    """A result as the core writes it: one tumour of three regions in the middle, and as many boxes as asked for."""
+    from MTMed3DCore.exports.json_file import write_json
+    from MTMed3DCore.exports.seg_nrrd import write_seg_nrrd
+    from MTMed3DCore.findings import Findings, Grade, Lesion, ModelIdentity, volumes_ml
+    from MTMed3DCore.geometry import VoxelBox
+    from MTMed3DCore.volume import read_volume
+
+    grid = read_volume(t1ce).grid
+    labels = np.zeros(grid.shape, np.uint8)
+    labels[10:24, 12:26, 8:20] = 2
+    labels[12:20, 14:22, 10:18] = 4
+    labels[14:18, 16:20, 12:16] = 1
+    boxes = [VoxelBox((10 + n % 5, 12 + n // 5 % 5, 8), (24 + n % 5, 26 + n // 5 % 5, 20)) for n in range(lesions)]
+    found = tuple(
+        Lesion(n + 1, round(0.95 - 0.9 * n / max(lesions, 2), 3), box.to_world(grid), volumes_ml(labels, grid), 20.0)
+        for n, box in enumerate(boxes)
+    )
+    model = ModelIdentity("obedient", "1.0", "0" * 64, "nothing")
+    sources = {name: f"{name}.nrrd" for name in SEQUENCES}
+    seconds = dict.fromkeys(("read", "prepare", "infer", "write", "total"), 0.1)
+    software = dict.fromkeys(("mtmed3d", "torch", "monai", "python", "device", "precision"), "-")
+    grade = Grade("HGG", 0.93)
+    findings = Findings(
+        study_id, sources, grid, labels, found, grade, model, timing_s=seconds, software=software
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    write_seg_nrrd(findings, output / "segmentation.seg.nrrd")
+    write_json(findings, output / "findings.json")
+    return output
+
+
+def add_volume(scene: Any, name: str, shape: tuple[int, int, int] = SHAPE, origin: float = 0.0) -> Any:
+    """A scalar volume of noise with 2 mm voxels."""
+    import slicer
+
+    array = np.random.default_rng(len(name)).integers(0, 500, shape[::-1]).astype(np.int16)
+    matrix = np.diag([2.0, 2.0, 2.0, 1.0])
+    matrix[:3, 3] = origin
+    node = slicer.util.addVolumeFromArray(array, ijkToRAS=matrix, name=name)
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
+def add_study(scene: Any, prefix: str = "MR") -> dict[str, Any]:
+    """Four volumes whose names say which sequence they are."""
+    return {name: add_volume(scene, f"{prefix} {name}") for name in SEQUENCES}
+
+
+def wait_until(done: Callable[[], bool], application: Any, limit_s: float = 120.0) -> float:
+    """Let Qt work until something is so; returns the seconds it took."""
+    began = time.monotonic()
+    while not done():
+        assert time.monotonic() - began < limit_s, f"nothing after {limit_s} s"
+        application.processEvents()
+        time.sleep(0.005)
+    return time.monotonic() - began
+
+
+def texts_of(table: Any) -> list[list[str]]:
+    """What a table shows, hidden rows left out."""
+    rows = [row for row in range(table.rowCount) if not table.isRowHidden(row)]
+    return [[table.item(row, column).text() for column in range(table.columnCount)] for row in rows]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
