@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from MTMed3DCore import __version__
-from MTMed3DCore.commands import analyze, datalist, demo, doctor, model
+from MTMed3DCore.commands import analyze, datalist, demo, doctor, model, train
 from MTMed3DCore.errors import Cancelled, MTMed3DError, OutOfResources, WrongUse
 
-COMMANDS = (analyze, demo, datalist, model, doctor)
+COMMANDS = (analyze, demo, datalist, train, model, doctor)
 """Modules with ``add_parser(subparsers)``; the order is that of the help."""
 EPILOG = """\
 examples:

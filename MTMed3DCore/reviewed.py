@@ -16,8 +16,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from MTMed3DCore.errors import InputRefused
 from MTMed3DCore.exports.nifti import read_nifti, save_labels
 from MTMed3DCore.findings import ModelIdentity
 from MTMed3DCore.geometry import Grid, WorldBox
+from MTMed3DCore.json_schema import first_fault
 from MTMed3DCore.sequences import SEQUENCES
 from MTMed3DCore.volume import Volume, read_volume
 
@@ -244,18 +243,8 @@ def _box_document(each: ReviewedBox) -> dict[str, Any]:
     }
 
 
-@cache
-def _schema() -> dict[str, Any]:
-    text = (files("MTMed3DCore") / "schemas" / "reviewed-case-1.schema.json").read_text(encoding="utf-8")
-    schema: dict[str, Any] = json.loads(text)
-    return schema
-
-
 def _check(document: Any, where: str) -> None:
-    from jsonschema import Draft202012Validator
-
-    error = next(iter(Draft202012Validator(_schema()).iter_errors(document)), None)
-    if error is not None:
-        place = "/".join(map(str, error.absolute_path)) or "the whole"
-        text = f"{where} does not follow {SCHEMA} at {place}: {error.message[:300]}."
+    fault = first_fault(document, "reviewed-case-1")
+    if fault is not None:
+        text = f"{where} does not follow {SCHEMA} at {fault}."
         raise InputRefused("reviewed-case-damaged", text, "Export the case again.")

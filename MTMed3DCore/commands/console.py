@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from MTMed3DCore.progress import Progress, silent
 
-STAGES = {"read": "Reading", "prepare": "Preparing", "infer": "Analysing", "write": "Writing"}
+STAGES = {"read": "Reading", "prepare": "Preparing", "infer": "Analysing", "write": "Writing", "train": "Training"}
 
 
 class Subparsers(Protocol):

@@ -7,8 +7,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import numpy as np
 from MTMed3DCore.errors import InputRefused, WrongUse
 from MTMed3DCore.geometry import WorldBox
 from MTMed3DCore.hashing import file_sha256
+from MTMed3DCore.json_schema import first_fault
 from MTMed3DCore.sequences import SEQUENCES
 
 SCHEMA = "mtmed3d.datalist/1"
@@ -216,17 +215,7 @@ def _image_file(reference: str, base: Path) -> ImageFile:
     return ImageFile(Path(os.path.normpath(base / path)), number)
 
 
-@cache
-def _schema() -> dict[str, Any]:
-    text = (files("MTMed3DCore") / "schemas" / "datalist-1.schema.json").read_text(encoding="utf-8")
-    schema: dict[str, Any] = json.loads(text)
-    return schema
-
-
 def _check(document: Any, where: str) -> None:
-    from jsonschema import Draft202012Validator
-
-    error = next(iter(Draft202012Validator(_schema()).iter_errors(document)), None)
-    if error is not None:
-        place = "/".join(map(str, error.absolute_path)) or "the whole"
-        raise InputRefused("list-damaged", f"{where} is no data list: {place}: {error.message}.", "Make it again.")
+    fault = first_fault(document, "datalist-1")
+    if fault is not None:
+        raise InputRefused("list-damaged", f"{where} is no data list: {fault}.", "Make it again.")

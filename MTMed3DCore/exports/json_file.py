@@ -6,8 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +15,10 @@ import numpy.typing as npt
 from MTMed3DCore.errors import InputRefused
 from MTMed3DCore.findings import SCHEMA, Findings, Grade, Lesion, ModelIdentity, Notice
 from MTMed3DCore.geometry import Grid, WorldBox
+from MTMed3DCore.json_schema import first_fault
 
 VOXEL_DECIMALS = 6
 """Voxel boxes are rounded to a millionth of a voxel, so that a bound at a voxel's face does not slip past it."""
-
-
-@cache
-def findings_schema() -> dict[str, Any]:
-    """The JSON schema (draft 2020-12) of ``findings.json``."""
-    resource = files("MTMed3DCore") / "schemas" / "findings-1.schema.json"
-    schema: dict[str, Any] = json.loads(resource.read_text(encoding="utf-8"))
-    return schema
 
 
 def findings_document(findings: Findings, timing_s: Mapping[str, float] | None = None) -> dict[str, Any]:
@@ -64,12 +55,9 @@ def check_document(document: Any, where: str) -> None:
     Raises:
         InputRefused: ``findings-invalid``, naming the first field that does not fit.
     """
-    from jsonschema import Draft202012Validator
-
-    error = next(iter(sorted(Draft202012Validator(findings_schema()).iter_errors(document), key=_depth)), None)
-    if error is not None:
-        field = "/".join(str(part) for part in error.absolute_path) or "the whole object"
-        text = f"{where} does not follow {SCHEMA} at {field}: {error.message[:300]}."
+    fault = first_fault(document, "findings-1")
+    if fault is not None:
+        text = f"{where} does not follow {SCHEMA} at {fault}."
         raise InputRefused("findings-invalid", text, "Write it with this version of MTMed3D.")
 
 
@@ -165,7 +153,3 @@ def _plain(value: Any) -> Any:
 
 def _floats(values: npt.NDArray[Any]) -> Any:
     return np.asarray(values, dtype=np.float64).tolist()
-
-
-def _depth(error: Any) -> int:
-    return len(error.absolute_path)

@@ -10,12 +10,12 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from conftest import GRIDS, SHAPE, oblique_affine
 
 from MTMed3DCore import cli
 from MTMed3DCore.datalist import Case, DataList, assign_folds, build_datalist
 from MTMed3DCore.datalist.case import ImageFile
 from MTMed3DCore.errors import InputRefused, WrongUse
+from Testing.awkward_grids import GRIDS, SHAPE, oblique_affine
 
 BRATS_2018 = {"t1": "_t1", "t1ce": "_t1ce", "t2": "_t2", "flair": "_flair", "label": "_seg"}
 BRATS_2023 = {"t1": "-t1n", "t1ce": "-t1c", "t2": "-t2w", "flair": "-t2f", "label": "-seg"}

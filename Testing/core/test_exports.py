@@ -22,10 +22,11 @@ from matplotlib.image import imread
 from MTMed3DCore import exports
 from MTMed3DCore.errors import InputRefused
 from MTMed3DCore.exports import read_findings, write_findings
-from MTMed3DCore.exports.json_file import findings_document, findings_schema
+from MTMed3DCore.exports.json_file import findings_document
 from MTMed3DCore.exports.regions import REGIONS
 from MTMed3DCore.findings import RESEARCH_USE, Findings, Grade, ModelIdentity, Notice
 from MTMed3DCore.geometry import Grid
+from MTMed3DCore.json_schema import load_schema
 from Testing.example_findings import GRIDS, SHAPE, findings_on
 
 
@@ -93,8 +94,8 @@ def test_pynrrd_reads_the_slicer_segmentation_with_its_regions(findings: Finding
 def test_the_written_json_follows_the_schema_and_names_the_lesions(findings: Findings, tmp_path: Path) -> None:
     exports.write_json(findings, tmp_path / "findings.json", {"write": 0.5, "total": 6.5})
     document = json.loads((tmp_path / "findings.json").read_text("utf-8"))
-    Draft202012Validator.check_schema(findings_schema())
-    Draft202012Validator(findings_schema()).validate(document)
+    Draft202012Validator.check_schema(load_schema("findings-1"))
+    Draft202012Validator(load_schema("findings-1")).validate(document)
     assert document["schema"] == "mtmed3d.findings/1"
     assert document["lesions"][0]["voxel_box"] == [2, 3, 4, 9, 11, 10]
     assert document["lesions"][1]["voxel_box"] == [13.5, 17, 2, 18, 23.25, 5]

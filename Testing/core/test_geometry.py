@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import GRIDS, SHAPE
 
 from MTMed3DCore.geometry import Grid, VoxelBox, WorldBox
+from Testing.awkward_grids import GRIDS, SHAPE
 
 
 def test_voxel_centres_land_where_the_affine_puts_them_and_come_back(grid):

@@ -10,9 +10,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from conftest import GRIDS, SHAPE
 
 from MTMed3DCore import cli
+from Testing.awkward_grids import GRIDS, SHAPE
 
 
 def rewrite(file: Path, array: np.ndarray | None = None, sform: np.ndarray | None = None) -> None:

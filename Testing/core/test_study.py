@@ -5,11 +5,11 @@ from __future__ import annotations
 import nibabel
 import numpy as np
 import pytest
-from conftest import GRIDS, SHAPE
 
 from MTMed3DCore.errors import InputRefused, WrongUse
 from MTMed3DCore.sequences import SEQUENCES
 from MTMed3DCore.study import Study
+from Testing.awkward_grids import GRIDS, SHAPE
 
 
 def files(folder) -> dict:

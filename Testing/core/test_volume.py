@@ -9,12 +9,12 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import GRIDS, SHAPE
 
 from MTMed3DCore import volume as volume_module
 from MTMed3DCore.errors import InputRefused
 from MTMed3DCore.geometry import Grid
 from MTMed3DCore.volume import Volume, from_sitk, read_volume, resample, to_sitk
+from Testing.awkward_grids import GRIDS, SHAPE
 
 RNG = np.random.default_rng(11)
 ARRAY = RNG.integers(1, 4000, SHAPE).astype(np.int16)

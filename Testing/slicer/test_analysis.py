@@ -7,6 +7,7 @@ from __future__ import annotations
 import sys
 import time
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,14 @@ def worker() -> ObedientWorker:
 
 
 @pytest.fixture
-def analysis(nodes: dict[str, Node], worker: ObedientWorker, clock: list[float]) -> Analysis:
+def analysis(nodes: dict[str, Node], worker: ObedientWorker, clock: list[float]) -> Iterator[Analysis]:
     def write(given: Any, folder: Path) -> dict[str, Path]:
         return {name: folder / f"{name}.nrrd" for name in given}
 
     Shown.calls = []
-    return Analysis(Scene(list(nodes.values())), worker, write, Shown, lambda: clock[0])
+    made = Analysis(Scene(list(nodes.values())), worker, write, Shown, lambda: clock[0])
+    yield made
+    made.close()
 
 
 def test_a_result_is_shown_with_every_volume_that_is_still_there(

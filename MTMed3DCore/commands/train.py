@@ -1,0 +1,106 @@
+"""``mtmed3d train``: a network from labelled studies."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from MTMed3DCore.commands.console import Subparsers, add_json_option, new_parser, progress_bar
+from MTMed3DCore.errors import InputRefused
+
+DESCRIPTION = """\
+Trains the shared encoder with all three decoders, or with some of them, on the cases of a data list. The run's folder
+receives its settings, the course of the losses as a picture, checkpoints, and at the end a bundle that `mtmed3d analyze
+--model RUN/bundle` takes. A run that was interrupted, in whatever way, goes on with --resume as if it had not been.
+"""
+EPILOG = """\
+examples:
+  mtmed3d datalist MICCAI_BraTS_2019_Data_Training -o brats19.json
+  mtmed3d train brats19.json -o runs/fold0 --fold 0 --device cuda --precision bf16
+  mtmed3d train brats19.json -o runs/segmentation --tasks segmentation
+  mtmed3d train brats19.json -o runs/fold0 --resume
+"""
+TASKS = ("segmentation", "detection", "grading")
+BALANCERS = ("gradnorm", "mgda", "uncertainty", "fixed")
+OPTIONS: tuple[tuple[str, Any, str], ...] = (
+    ("feature-size", int, "width of the network: 12, 24 or 48 (default: 24)"),
+    ("spacing-mm", float, "working spacing in mm (default: 1)"),
+    ("patch", int, "side of a training patch in voxels, a multiple of 32 (default: 96)"),
+    ("batch", int, "patches a step (default: 1)"),
+    ("steps", int, "steps of the run (default: 20000)"),
+    ("learning-rate", float, "highest learning rate of AdamW (default: 4e-4)"),
+    ("validate-every", int, "steps between two validations (default: 1000)"),
+    ("save-every", int, "steps between two checkpoints (default: 200)"),
+    ("workers", int, "processes that cut patches (default: 2)"),
+    ("seed", int, "of everything random (default: 1000)"),
+)
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = new_parser(subparsers, "train", "train a network on a data list", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("list", type=Path, metavar="LIST", help="data list, made by `mtmed3d datalist`")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="RUN", help="folder of the run")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run, with its own settings")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, help="train these alone (default: all three)")
+    parser.add_argument("--fold", type=int, help="fold to validate on (default: 0)")
+    parser.add_argument("--all-cases", action="store_true", help="train on every case, without validation")
+    parser.add_argument("--balancing", choices=BALANCERS, help="how the tasks are weighed (default: gradnorm)")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one, else cpu)")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="default: fp32")
+    for name, kind, text in OPTIONS:
+        parser.add_argument(f"--{name}", type=kind, help=text, metavar="N")
+    parser.add_argument("--settings", type=Path, metavar="JSON", help="file with settings; options go before it")
+    parser.add_argument("--cache", type=Path, metavar="FOLDER", help="prepared studies, shared by runs")
+    add_json_option(parser)
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, and say where the bundle lies."""
+    from MTMed3DCore.datalist import DataList
+    from MTMed3DCore.training.run import train
+    from MTMed3DCore.training.settings import CaseSettings
+
+    listed = DataList.read(options.list)
+    settings = CaseSettings.from_dict(chosen_settings(options))
+    with progress_bar(f"Training in {options.output}", not (options.quiet or options.json)) as progress:
+        bundle = train(listed, options.output, settings, cache=options.cache, resume=options.resume, progress=progress)
+    if options.json:
+        print(json.dumps({"bundle": str(bundle.folder), "steps": settings.steps}))
+    else:
+        print(f"Trained. The model lies in {bundle.folder}; the run's course in {options.output / 'curves.png'}.")
+        print(f"Measure it with: mtmed3d evaluate {options.list} --model {bundle.folder} -o REPORT")
+    return 0
+
+
+def chosen_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Settings of a resumed run, of a file and of the options; each goes before the one named before it."""
+    plain: dict[str, Any] = {}
+    if options.resume and (options.output / "config.json").is_file():
+        plain |= _read_json(options.output / "config.json")["settings"]
+    if options.settings is not None:
+        plain |= _read_json(options.settings)
+    named = ["tasks", "fold", "balancing", "precision", *(name.replace("-", "_") for name, _, _ in OPTIONS)]
+    plain |= {name: value for name in named if (value := getattr(options, name)) is not None}
+    if "patch" in plain:
+        plain["wide_patch"] = max(plain["patch"], plain.get("wide_patch", 0))
+    if options.all_cases:
+        plain["fold"] = None
+    if options.device is not None or "device" not in plain:
+        from MTMed3DCore.inference import choose_device
+
+        plain["device"] = str(choose_device(options.device or "auto"))
+    return plain
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        text = f"{path} cannot be read: {error}."
+        raise InputRefused("settings-damaged", text, "Give a JSON file with training settings.") from error
+    return plain
