@@ -25,7 +25,7 @@ SMALL = CaseSettings(
     spacing_mm=4.0,
     patch=64,
     wide_patch=64,
-    steps=4,
+    steps=3,
     save_every=2,
     validate_every=0,
     balance_every=2,
@@ -76,7 +76,7 @@ def test_a_run_leaves_its_settings_its_course_a_picture_and_a_bundle(finished: P
     assert CaseSettings.from_dict(config["settings"]) == SMALL
     assert config["list_sha256"] == listed.sha256 != ""
     rows = [json.loads(row) for row in (finished / "history.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert [row["step"] for row in rows] == [1, 2, 3]
     assert all(np.isfinite(row["segmentation"]) for row in rows)
     (validation,) = [json.loads(row) for row in (finished / "validation.jsonl").read_text().splitlines()]
     assert set(validation) >= {"step", "whole_tumour", "tumour_core", "enhancing"}
@@ -95,29 +95,20 @@ class StopAt:
             raise Cancelled
 
 
-@pytest.mark.parametrize("stopped_after", [1, 3])
-def test_an_interrupted_run_ends_with_the_same_weights_bit_for_bit(
+@pytest.mark.parametrize("stopped_after", [1, 2])
+def test_a_run_that_ended_in_the_midst_goes_on_to_the_same_weights_bit_for_bit(
     finished: Path, listed: DataList, cache: Path, tmp_path: Path, stopped_after: int
 ) -> None:
+    """Before its first checkpoint, and after it; a killed process may leave half a row behind."""
     folder = tmp_path / "whole"
     with pytest.raises(Cancelled):
         train(listed, folder, SMALL, cache=cache, progress=StopAt(stopped_after))
+    with (folder / "history.jsonl").open("a") as stream:
+        stream.write('{"step": 4, "segm')
     torch.manual_seed(99)  # whatever the process did before
     train(listed, folder, SMALL, cache=cache, resume=True)
     expected, resumed = weights(finished), weights(folder)
     assert all(torch.equal(expected[name], resumed[name]) for name in expected)
-    assert (folder / "history.jsonl").read_text() == (finished / "history.jsonl").read_text()
-
-
-def test_a_half_written_row_of_a_killed_run_is_dropped(
-    finished: Path, listed: DataList, cache: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "whole"
-    with pytest.raises(Cancelled):
-        train(listed, folder, SMALL, cache=cache, progress=StopAt(3))
-    with (folder / "history.jsonl").open("a") as stream:
-        stream.write('{"step": 4, "segm')
-    train(listed, folder, SMALL, cache=cache, resume=True)
     assert (folder / "history.jsonl").read_text() == (finished / "history.jsonl").read_text()
 
 
@@ -170,7 +161,7 @@ def test_a_cached_case_is_what_preparation_gave_and_a_changed_file_is_prepared_a
     kept = store.load(case)
     assert torch.equal(kept.image, direct.image.half().float())
     assert torch.equal(kept.labels, direct.labels)
-    assert [box.to_list() for box in kept.boxes] == pytest.approx([box.to_list() for box in direct.boxes])
+    np.testing.assert_allclose([box.to_list() for box in kept.boxes], [box.to_list() for box in direct.boxes])
     assert kept.grade == direct.grade
     before = store.path(case)
     case.label.path.touch()
