@@ -20,8 +20,8 @@ class GradingBranch(nn.Module):
     Args:
         feature_size: the encoder's; the DenseNet's widths scale with it.
         published: feed raw logits through batch norms, as published. Otherwise the branch sees probabilities, whose
-            range does not drift as the segmentation trains, and group norms, which mean the same at batch size one in
-            training and in use.
+            range does not drift as the segmentation trains; group norms, which mean the same at batch size one in
+            training and in use; and, since norms hide amounts, a linear term in the logarithms of the regions' volumes.
     """
 
     def __init__(self, feature_size: int, *, published: bool) -> None:
@@ -36,9 +36,15 @@ class GradingBranch(nn.Module):
             growth_rate=round(32 * scale),
             norm="batch" if published else ("group", {"num_groups": 4}),
         )
+        self.amounts = None if published else nn.Linear(len(REGIONS), len(GRADES))
 
     def forward(self, segmentation: torch.Tensor) -> torch.Tensor:
         """Segmentation logits (B, 3, X, Y, Z) to grade logits (B, 2) in the order of `GRADES`."""
-        x = segmentation if self.published else torch.sigmoid(segmentation)
-        logits: torch.Tensor = self.head(x)
+        if self.amounts is None:
+            published: torch.Tensor = self.head(segmentation)
+            return published
+        probabilities = torch.sigmoid(segmentation)
+        # Only what is likelier than not counts: a faint probability over a whole brain would outweigh a small tumour.
+        volumes = torch.relu(2 * probabilities.float() - 1).sum(dim=(2, 3, 4))
+        logits: torch.Tensor = self.head(probabilities) + self.amounts(torch.log1p(volumes))
         return logits

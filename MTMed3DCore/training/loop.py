@@ -6,6 +6,7 @@ import json
 import random
 import time
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from MTMed3DCore.allocator import keep_freed_memory
+from MTMed3DCore.errors import InputRefused
 from MTMed3DCore.synthetic import make_study
 from MTMed3DCore.training.anchors import fit_anchor_shapes
 from MTMed3DCore.training.patches import Patch, SyntheticPatches
@@ -36,17 +38,70 @@ def anchors_for(settings: StarterSettings, studies: int = 60) -> list[list[float
     return fit_anchor_shapes(sizes)
 
 
-def train_starter(settings: StarterSettings, folder: Path) -> tuple[Trainer, list[list[float]]]:
+@dataclass(frozen=True)
+class StarterRun:
+    """What a run of the starter's training leaves in its folder.
+
+    Args:
+        settings: how it was trained.
+        anchor_shapes: in voxels.
+        weights: averaged.
+        steps: of this run and of those that it went on from.
+        minutes: likewise.
+    """
+
+    settings: StarterSettings
+    anchor_shapes: list[list[float]]
+    weights: dict[str, torch.Tensor]
+    steps: int
+    minutes: float
+
+    @classmethod
+    def read(cls, folder: Path) -> StarterRun:
+        """The run in a folder, finished or not.
+
+        Raises:
+            InputRefused: the folder holds no run.
+        """
+        try:
+            record = json.loads((folder / "settings.json").read_text())
+            weights = torch.load(folder / "average.pt", weights_only=True)
+            last = json.loads((folder / "history.jsonl").read_text().splitlines()[-1])
+        except FileNotFoundError as missing:
+            text = f"{folder} holds no run of the starter: {missing.filename} is missing."
+            raise InputRefused("run-missing", text, "Name the folder that an earlier run wrote.") from missing
+        earlier = record.pop("earlier", {"steps": 0, "minutes": 0.0})
+        shapes = record.pop("anchor_shapes")
+        steps, minutes = earlier["steps"] + last["step"], earlier["minutes"] + last["s"] / 60
+        return cls(StarterSettings.from_dict(record), shapes, weights, steps, minutes)
+
+
+def _start_from(trainer: Trainer, earlier: StarterRun) -> None:
+    """Give a fresh trainer an earlier run's weights; parts that the earlier network lacked stay fresh."""
+    own = trainer.network.state_dict()
+    fitting = {k: v for k, v in earlier.weights.items() if k in own and v.shape == own[k].shape}
+    trainer.network.load_state_dict(fitting, strict=False)
+    trainer.averaged_network.load_state_dict(trainer.network.state_dict())
+
+
+def train_starter(settings: StarterSettings, folder: Path, earlier: StarterRun | None = None) -> None:
     """Train for the given time; writes ``settings.json``, ``history.jsonl`` and ``average.pt`` into `folder`.
 
-    Returns:
-        The trainer as it ended, and the anchor shapes.
+    Args:
+        settings: of this run.
+        folder: of this run.
+        earlier: a run to go on from, with its weights and anchors but other studies and a learning rate of its own.
     """
     folder.mkdir(parents=True, exist_ok=True)
     keep_freed_memory()
-    shapes = anchors_for(settings)
-    (folder / "settings.json").write_text(json.dumps({**settings.to_dict(), "anchor_shapes": shapes}, indent=1))
+    shapes = anchors_for(settings) if earlier is None else earlier.anchor_shapes
+    record = {**settings.to_dict(), "anchor_shapes": shapes}
+    if earlier is not None:
+        record["earlier"] = {"steps": earlier.steps, "minutes": earlier.minutes}
+    (folder / "settings.json").write_text(json.dumps(record, indent=1))
     trainer = Trainer(settings, shapes)
+    if earlier is not None:
+        _start_from(trainer, earlier)
     sides = (settings.patch, settings.wide_patch)
     stream = SyntheticPatches(
         settings.seed, settings.spacing_mm, settings.study_shape, sides, settings.wide_share, 2, settings.family
@@ -74,4 +129,3 @@ def train_starter(settings: StarterSettings, folder: Path) -> tuple[Trainer, lis
                 temporary.replace(folder / "average.pt")
             if elapsed >= end:
                 break
-    return trainer, shapes

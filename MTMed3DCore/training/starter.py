@@ -1,8 +1,11 @@
 """The starter bundle: trained on synthetic studies, measured on a synthetic family of other parameters.
 
     python -m MTMed3DCore.training.starter RUN BUNDLE --minutes 60 [--device cuda --precision bf16 --batch 4]
+    python -m MTMed3DCore.training.starter RUN2 BUNDLE --minutes 60 --from RUN
+    python -m MTMed3DCore.training.starter RUN BUNDLE --minutes 0
 
-writes the run's record into RUN and the bundle into BUNDLE. Real studies take no part in training or in any choice.
+write the run's record into RUN and the bundle into BUNDLE; the second goes on from an earlier run, the third makes the
+bundle of a run that is there. Real studies take no part in training or in any choice.
 """
 
 from __future__ import annotations
@@ -17,9 +20,9 @@ import torch
 from MTMed3DCore.bundles import Bundle, save_bundle
 from MTMed3DCore.evaluation.overlap import dice
 from MTMed3DCore.inference import InferenceSettings
-from MTMed3DCore.networks import MultiTaskNetwork
+from MTMed3DCore.networks import MultiTaskNetwork, build_network
 from MTMed3DCore.training.calibration import FIRST_SEED, SCORE_THRESHOLDS, calibrated, run_over
-from MTMed3DCore.training.loop import train_starter
+from MTMed3DCore.training.loop import StarterRun, train_starter
 from MTMed3DCore.training.settings import StarterSettings
 
 FIRST_HELD_OUT_SEED = 10_000_000
@@ -31,7 +34,7 @@ A first model that works without any download: preset `mtmed3d`, {feature_size} 
 {spacing_mm:g} mm.
 
 **For research use only.** Trained on {trained_on}: {steps} steps of {batch} patches of {patch} voxels in
-{minutes:g} minutes. It knows pre-operative, skull-stripped glioma studies of adults as a generator draws them; it has
+{minutes:.0f} minutes. It knows pre-operative, skull-stripped glioma studies of adults as a generator draws them; it has
 never seen a metastasis, a meningioma, an operated brain, a child or a haemorrhage.
 
 ## Measured on {count} synthetic studies of the family `held_out`, whose ranges are shifted against those of training
@@ -91,31 +94,28 @@ def measure_held_out(
     return HeldOutFigures(count, whole, core, enhancing, right, graded, median, len(false_ml))
 
 
-def write_starter(
-    network: MultiTaskNetwork,
-    training: StarterSettings,
-    steps: int,
-    anchor_shapes: list[list[float]],
-    folder: Path,
-    version: str,
-) -> Bundle:
-    """Measure a trained network and write it as the bundle ``starter`` in half precision."""
+def write_starter(run: StarterRun, folder: Path, version: str, device: str = "cpu") -> Bundle:
+    """Calibrate and measure a run's averaged network and write it as the bundle ``starter`` in half precision."""
+    training = run.settings
+    network = build_network("mtmed3d", training.feature_size, training.tasks, len(run.anchor_shapes))
+    network.load_state_dict(run.weights)
+    network.to(device).eval()
     settings = InferenceSettings(
         spacing_mm=training.spacing_mm,
         window=training.wide_patch,
-        anchor_shapes=anchor_shapes,
+        anchor_shapes=run.anchor_shapes,
         grading_crop=training.patch,
         score_threshold=min(SCORE_THRESHOLDS),
     )
-    network.eval()
     seeds = range(FIRST_SEED, FIRST_SEED + CALIBRATION_STUDIES)
-    settings = calibrated(settings, [outcome for _, outcome in run_over(network, settings, seeds, training.device)])
-    figures = measure_held_out(network, settings, device=training.device)
+    settings = calibrated(settings, [outcome for _, outcome in run_over(network, settings, seeds, device)])
+    figures = measure_held_out(network, settings, device=device)
     card = CARD.format(
         version=version,
         trained_on=TRAINED_ON,
-        steps=steps,
-        **{name: getattr(training, name) for name in ("feature_size", "spacing_mm", "batch", "patch", "minutes")},
+        steps=run.steps,
+        minutes=run.minutes,
+        **{name: getattr(training, name) for name in ("feature_size", "spacing_mm", "batch", "patch")},
         calibration=CALIBRATION_STUDIES,
         **{name: getattr(settings, name) for name in ("region_threshold", "minimum_lesion_ml", "score_threshold")},
         **vars(figures),
@@ -144,15 +144,22 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default=defaults.precision)
     parser.add_argument("--batch", type=int, default=defaults.batch)
     parser.add_argument("--version", default="0.1.0")
+    parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
+    parser.add_argument("--seed", type=int, default=defaults.seed, help="first study; another one for each run")
+    parser.add_argument("--from", dest="earlier", type=Path, help="folder of a run to go on from")
     options = parser.parse_args()
-    training = StarterSettings(
-        minutes=options.minutes, device=options.device, precision=options.precision, batch=options.batch
-    )
-    trainer, anchor_shapes = train_starter(training, options.run)
-    with torch.inference_mode():
-        bundle = write_starter(
-            trainer.averaged_network, training, trainer.steps, anchor_shapes, options.bundle, options.version
+    if options.minutes > 0:
+        training = StarterSettings(
+            minutes=options.minutes,
+            device=options.device,
+            precision=options.precision,
+            batch=options.batch,
+            learning_rate=options.learning_rate,
+            seed=options.seed,
         )
+        train_starter(training, options.run, StarterRun.read(options.earlier) if options.earlier else None)
+    with torch.inference_mode():
+        bundle = write_starter(StarterRun.read(options.run), options.bundle, options.version, options.device)
     print((bundle.folder / "docs" / "README.md").read_text())
 
 
