@@ -27,6 +27,7 @@ from MTMed3DCore.exports.nifti import read_nifti, save_labels
 from MTMed3DCore.findings import ModelIdentity
 from MTMed3DCore.geometry import Grid, WorldBox
 from MTMed3DCore.json_schema import first_fault
+from MTMed3DCore.progress import Progress, silent
 from MTMed3DCore.sequences import SEQUENCES
 from MTMed3DCore.volume import Volume, read_volume
 
@@ -108,11 +109,12 @@ class ReviewedCase:
         return tuple(each for each in self.boxes if each.state != REJECTED)
 
 
-def write_case_files(case: ReviewedCase, folder: Path) -> None:
+def write_case_files(case: ReviewedCase, folder: Path, progress: Progress = silent) -> None:
     """Write ``case.json``, the images and the label map into an existing folder."""
     import nibabel
 
-    for name in SEQUENCES:
+    for index, name in enumerate(SEQUENCES):
+        progress("write", index / len(SEQUENCES), f"Writing {name}.nii.gz")
         volume = case.images[name]
         image = nibabel.Nifti1Image(np.asarray(volume.array, dtype=np.float32), volume.grid.affine)
         image.header.set_xyzt_units("mm")
@@ -172,7 +174,7 @@ def read_case_document(folder: Path) -> dict[str, Any]:
     return document
 
 
-def read_reviewed_case(folder: Path) -> ReviewedCase:
+def read_reviewed_case(folder: Path, progress: Progress = silent) -> ReviewedCase:
     """Read an exported case, images included.
 
     Raises:
@@ -180,7 +182,10 @@ def read_reviewed_case(folder: Path) -> ReviewedCase:
             on the grid that ``case.json`` states.
     """
     document = read_case_document(folder)
-    images = {name: read_volume(inside(folder, document["images"][name])) for name in SEQUENCES}
+    images = {}
+    for index, name in enumerate(SEQUENCES):
+        progress("read", index / len(SEQUENCES), f"Reading {document['images'][name]}")
+        images[name] = read_volume(inside(folder, document["images"][name]))
     grid = Grid(tuple(document["grid"]["shape"]), np.array(document["grid"]["affine_ras"]))
     if not grid.same_as(images["t1ce"].grid):
         text = f"{folder} states a grid of {grid.shape} that is not that of its T1ce, {images['t1ce'].grid.shape}."

@@ -6,6 +6,7 @@ Wiring only: what the module does is in MTMed3DLib, what it computes is in MTMed
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import slicer
@@ -34,6 +35,30 @@ class MTMed3D(ScriptedLoadableModule):
         parent.acknowledgementText = _(
             "The network follows the multi-task method of the MTMed3D paper; see the README."
         )
+        slicer.app.connect("startupCompleted()", register_sample_study)
+
+
+def register_sample_study() -> None:
+    """Offer the synthetic study in the module *Sample Data* too."""
+    try:
+        import SampleData
+    except ImportError:  # an application without that module
+        return
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        category="MTMed3D",
+        sampleName="Synthetic brain tumour study",
+        uris=[],  # nothing is downloaded
+        fileNames=[],
+        nodeNames=[],
+        thumbnailFileName=str(Path(__file__).resolve().parent / "Resources" / "Icons" / "MTMed3D.png"),
+        customDownloader=load_sample_study,
+    )
+
+
+def load_sample_study(_source: Any = None) -> None:
+    """Open the panel and let it make, load and analyse the synthetic study."""
+    slicer.util.selectModule("MTMed3D")
+    slicer.modules.mtmed3d.widgetRepresentation().self().panel.load_sample()
 
 
 class MTMed3DWidget(ScriptedLoadableModuleWidget):
@@ -108,7 +133,6 @@ class MTMed3DTest(ScriptedLoadableModuleTest):
     def test_sample_study_from_analysis_to_exported_case(self) -> None:
         """Load the sample, analyse, correct, export, and read the case back."""
         import tempfile
-        from pathlib import Path
 
         from MTMed3DLib.packages import missing
 
@@ -135,6 +159,7 @@ class MTMed3DTest(ScriptedLoadableModuleTest):
         with tempfile.TemporaryDirectory() as folder:
             ui.exportFolder.setCurrentPath(folder)
             ui.exportButton.click()
+            self.wait_until(lambda: not panel.export.busy)
             case = panel.export.target
             assert case is not None
             assert (Path(case) / "case.json").is_file(), ui.exportLabel.text

@@ -17,6 +17,7 @@ from MTMed3DCore.exports.report import write_report
 from MTMed3DCore.exports.seg_nrrd import write_seg_nrrd
 from MTMed3DCore.findings import REGION_LABELS, Findings, Grade, Lesion, Notice, volumes_ml
 from MTMed3DCore.inference.lesions import longest_diameter_mm
+from MTMed3DCore.progress import Progress, silent
 from MTMed3DCore.reviewed import CASE_FILE, ReviewedCase, write_case_files
 from MTMed3DCore.study import Study
 
@@ -70,7 +71,14 @@ def _lesions(case: ReviewedCase) -> list[Lesion]:
     return lesions
 
 
-def write_review(case: ReviewedCase, folder: Path, formats: Sequence[str], *, overwrite: bool = False) -> Path:
+def write_review(
+    case: ReviewedCase,
+    folder: Path,
+    formats: Sequence[str],
+    *,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Path:
     """Write a reviewed study into a folder, which appears complete or not at all.
 
     Args:
@@ -78,6 +86,7 @@ def write_review(case: ReviewedCase, folder: Path, formats: Sequence[str], *, ov
         folder: a new or empty folder, or with `overwrite` one that an earlier export filled; a file of it that
             somebody edited since is never replaced.
         formats: some of `FORMATS`.
+        progress: told of every form; where it raises, nothing is written.
 
     Returns:
         The folder.
@@ -89,9 +98,11 @@ def write_review(case: ReviewedCase, folder: Path, formats: Sequence[str], *, ov
     if strange or not formats:
         what = f"There is no export format {strange[0]!r}." if strange else "No export format is chosen."
         raise WrongUse("format-unknown", what, f"Choose among {', '.join(FORMATS)}.")
+    progress("write", 0.0, "Measuring the lesions")
     findings = corrected_findings(case)
     last = next(_LAST[name] for name in _LAST if name in formats)
     with publishing(folder, overwrite=overwrite, last=last) as partial:
+        progress("write", 0.1, "Writing regions, boxes and the table")
         if "seg_nrrd" in formats:
             write_seg_nrrd(findings, partial / "segmentation.seg.nrrd")
         if "nifti" in formats:
@@ -103,10 +114,12 @@ def write_review(case: ReviewedCase, folder: Path, formats: Sequence[str], *, ov
         if "csv" in formats:
             write_measurements(case, findings, partial / "measurements.csv")
         if "report" in formats:
+            progress("write", 0.2, "Drawing the report")
             write_preview(findings, partial / "preview.png")
             write_report(findings, partial / "report.html", partial / "preview.png")
         if "training_case" in formats:
-            write_case_files(case, partial)
+            write_case_files(case, partial, lambda stage, done, text: progress(stage, 0.4 + 0.55 * done, text))
+        progress("write", 0.95, "Putting the files in place")
     return folder
 
 

@@ -5,7 +5,8 @@ Requests on standard input, events on standard output, everything else on standa
     -> {"id": "7", "command": "analyze", "inputs": {"t1": "...", "t1ce": "...", "t2": "...", "flair": "..."},
         "output": "...", "model": "starter", "device": "auto", "precision": "auto", "study": "name", "overwrite": true}
     <- {"id": "7", "event": "progress", "stage": "prepare", "fraction": 0.25, "text": "..."}
-    <- {"id": "7", "event": "result", "findings": ".../findings.json", "device": "cpu", "warnings": ["..."]}
+    <- {"id": "7", "event": "result", "findings": ".../findings.json", "device": "cpu", "warnings": ["..."],
+        "score_threshold": 0.1}
     <- {"id": "7", "event": "error", "code": "no-overlap", "text": "...", "remedy": "..."}
 
 =========== ============================================================ =============================================
@@ -30,6 +31,7 @@ A cancelled request ends within a second with the error ``cancelled``, and nothi
 where nothing of that id runs, or where its result is just being put in place. With ``overwrite`` an earlier result in
 the output folder is replaced, but no file that somebody changed since.
 
-Refusals of the core keep their code. Besides: ``out-of-memory`` (of which device stands in the text),
+Refusals of the core keep their code. Besides: ``out-of-memory`` (of which device stands in the text; nothing goes on
+with another device by itself),
 ``package-missing``, ``file-access``, ``disk-full``, and ``internal-error`` with a traceback on standard error.
 """

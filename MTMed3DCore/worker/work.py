@@ -16,7 +16,7 @@ from MTMed3DCore.worker.cancelling import Stop
 
 if TYPE_CHECKING:
     from MTMed3DCore.bundles import Bundle
-    from MTMed3DCore.networks import MultiTaskNetwork
+    from MTMed3DCore.networks import TaskNetwork
 
 LAST_STOP = 0.9
 """Fraction of the stage ``write`` from which on a result is completed rather than cancelled: only renaming is left."""
@@ -35,7 +35,7 @@ def import_safely(*names: str) -> None:
 @dataclass(frozen=True)
 class _Loaded:
     key: tuple[str, str, str]
-    network: MultiTaskNetwork
+    network: TaskNetwork
 
 
 class Work:
@@ -72,33 +72,43 @@ class Work:
 
         tell("read", 0.0, "Loading the libraries")
         import_safely(*_HEAVY)
-        from MTMed3DCore.inference import analyze
+        from MTMed3DCore.inference import analyze, choose_device
         from MTMed3DCore.study import Study
 
         stop.check()
         began = perf_counter()
-        study = Study.read(**{name: Path(path) for name, path in fields["inputs"].items()}, progress=tell)
+        files = {name: Path(path) for name, path in fields["inputs"].items()}
+        study = Study.read(t1=files["t1"], t1ce=files["t1ce"], t2=files["t2"], flair=files["flair"], progress=tell)
         if "study" in fields:
             study = replace(study, id=fields["study"])
         read_s = perf_counter() - began
         try:
             bundle, network = self._model(fields, tell)
-            device, precision = fields.get("device", "auto"), fields.get("precision", "auto")
+            # The device by its name: where its memory ends, the asker is told, and decides whether the CPU goes on.
+            device, precision = str(choose_device(fields.get("device", "auto"))), fields.get("precision", "auto")
             with stop.between_layers():
                 findings = analyze(study, bundle, device, precision, tell, network=network, read_s=read_s)
         finally:
             _free_device_memory()
         stop.check()
         written = findings.write(Path(fields["output"]), overwrite=fields.get("overwrite", False), progress=tell)
-        used = findings.software["device"]
-        return {"findings": str(written), "device": used, "warnings": [w.text for w in findings.warnings]}
+        return {
+            "findings": str(written),
+            "device": findings.software["device"],
+            "warnings": [warning.text for warning in findings.warnings],
+            "score_threshold": bundle.settings.score_threshold,
+        }
 
     def models(self) -> Answer:
-        """Every model that a name finds."""
+        """Every model for brain studies that a name finds."""
         import_safely("MTMed3DCore.bundles")  # without torch
         from MTMed3DCore.bundles import list_bundles
 
-        listed = [{"name": b.name, "version": b.version, "trained_on": b.trained_on} for b in list_bundles()]
+        listed = [
+            {"name": b.name, "version": b.version, "trained_on": b.trained_on, "family": b.family}
+            for b in list_bundles()
+            if b.for_studies
+        ]
         return {"models": listed}
 
     def devices(self) -> Answer:
@@ -119,7 +129,7 @@ class Work:
             devices.append({"device": "mps", "text": "Apple GPU"})
         return {"devices": devices}
 
-    def _model(self, fields: Mapping[str, Any], progress: Progress) -> tuple[Bundle, MultiTaskNetwork]:
+    def _model(self, fields: Mapping[str, Any], progress: Progress) -> tuple[Bundle, TaskNetwork]:
         """The bundle and its network, kept loaded while the same one is asked for on the same device."""
         from MTMed3DCore.bundles import find_bundle
         from MTMed3DCore.inference import choose_device

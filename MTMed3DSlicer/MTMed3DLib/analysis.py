@@ -11,23 +11,35 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-STUDY_ATTRIBUTE = "MTMed3D.StudyName"
-"""On a T1ce volume: the name of its study, unique in the scene."""
+from MTMed3DLib.background import Report, Stopped, Task
+from MTMed3DLib.naming import study_name
+
 CANCEL_GRACE_S = 0.75
 """A worker that has not stopped after this long is ended by force, so that a cancel takes less than a second."""
 OUT_OF_MEMORY = frozenset({"memory", "out-of-memory"})
 STAGES: Mapping[str, tuple[float, float, str]] = {
-    "read": (0.0, 0.05, "Reading"),
-    "prepare": (0.05, 0.2, "Preparing"),
+    "read": (0.03, 0.06, "Reading"),
+    "prepare": (0.06, 0.2, "Preparing"),
     "infer": (0.2, 0.92, "Analysing"),
     "write": (0.92, 1.0, "Writing"),
 }
 """Where each stage of the worker lies in the whole, and what it is called."""
+
+
+HANDED_OVER = STAGES["read"][0]
+"""How much of the whole is done when the volumes have been written for the worker."""
+
+
+class Copies(Protocol):
+    """What is needed of `MTMed3DLib.inputs.Inputs`."""
+
+    def write(self, folder: Path, report: Report) -> Mapping[str, Path]: ...
 
 
 class Worker(Protocol):
@@ -74,7 +86,7 @@ class _Run:
     device: str
     folder: Path
     inputs: Mapping[str, Path]
-    request_id: str
+    request_id: str = ""
 
 
 class Analysis:
@@ -83,7 +95,7 @@ class Analysis:
     Args:
         scene: where the volumes are and the result goes.
         worker: the process that computes; started and ended through here only.
-        write_inputs: writes the four volumes into a folder; `inputs.write_inputs`.
+        take_inputs: copies the four volumes out of the scene, to be written on another thread; `inputs.take_inputs`.
         study_scene: makes the result's nodes; the class `scene.StudyScene`.
         clock: seconds, for the patience with a cancelled worker.
 
@@ -102,12 +114,12 @@ class Analysis:
         self,
         scene: Any,
         worker: Worker,
-        write_inputs: Callable[[Mapping[str, Any], Path], Mapping[str, Path]],
+        take_inputs: Callable[[Mapping[str, Any]], Copies],
         study_scene: Callable[[Any, str], Any],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.scene, self.worker = scene, worker
-        self._write_inputs, self._study_scene, self._clock = write_inputs, study_scene, clock
+        self._take_inputs, self._study_scene, self._clock = take_inputs, study_scene, clock
         self.state = State.IDLE
         self.fraction, self.text = 0.0, ""
         self.notices: list[str] = []
@@ -116,6 +128,7 @@ class Analysis:
         self.devices: list[dict[str, str]] = []
         self.models: list[dict[str, str]] = []
         self._run: _Run | None = None
+        self._task: Task | None = None
         self._cancelled_at = self._started_at = 0.0
         self._questions: dict[str, str] = {}
 
@@ -123,6 +136,11 @@ class Analysis:
     def busy(self) -> bool:
         """Whether a run is under way."""
         return self.state is not State.IDLE
+
+    @property
+    def waits_for_worker(self) -> bool:
+        """Whether the worker has been asked and nothing else is to be done here."""
+        return self.busy and self._task is None
 
     @property
     def elapsed_s(self) -> float:
@@ -145,18 +163,16 @@ class Analysis:
         self.notices, self.failure = [], None
         self._started_at = self._clock()
         self.fraction, self.text = 0.0, "Handing over the volumes"
-        folder = Path(tempfile.mkdtemp(prefix="mtmed3d-"))
         try:
-            inputs = self._write_inputs(nodes, folder)
-        except (ValueError, OSError, RuntimeError) as error:
-            shutil.rmtree(folder, ignore_errors=True)
+            copies = self._take_inputs(nodes)
+            folder = Path(tempfile.mkdtemp(prefix="mtmed3d-"))
+        except (ValueError, OSError, MemoryError) as error:
             self._fail(Failure("inputs", f"The volumes cannot be handed over: {error}"))
             return
         t1ce = nodes["t1ce"]
-        self._run = _Run(
-            dict(nodes), t1ce.GetID(), study_name(self.scene, t1ce), model, device, folder, dict(inputs), ""
-        )
-        self._ask_for(device)
+        self._run = _Run(dict(nodes), t1ce.GetID(), study_name(self.scene, t1ce), model, device, folder, {})
+        self.state = State.RUNNING
+        self._task = Task(partial(copies.write, folder))
 
     def cancel(self) -> None:
         """Stop the run; the worker is ended by force if it does not stop by itself, see `CANCEL_GRACE_S`."""
@@ -164,6 +180,9 @@ class Analysis:
             return
         self.state, self.text = State.CANCELLING, "Cancelling"
         self._cancelled_at = self._clock()
+        if self._task is not None:
+            self._task.cancel()
+            return
         try:
             self.worker.cancel(self._run.request_id)
         except OSError:
@@ -177,10 +196,11 @@ class Analysis:
     def poll(self) -> bool:
         """Take what the worker has sent; returns whether anything changed."""
         before = (self.state, self.fraction, self.text, len(self.notices), len(self.models), len(self.devices))
+        self._hand_over()
         for event in self.worker.poll():
             self._take(event)
         if self.state is State.CANCELLING and self._clock() - self._cancelled_at > CANCEL_GRACE_S:
-            self._end_by_force()
+            self._give_up_waiting()
         now = (self.state, self.fraction, self.text, len(self.notices), len(self.models), len(self.devices))
         return now != before
 
@@ -193,7 +213,34 @@ class Analysis:
         """End the worker and clean up; nothing of a run is left behind."""
         self.worker.stop(1.0)
         self._questions.clear()
+        if self._task is not None:
+            self._task.cancel()
+            self._task.wait(CANCEL_GRACE_S)
         self._finish()
+
+    def _hand_over(self) -> None:
+        """Ask the worker as soon as the volumes are written."""
+        run, task = self._run, self._task
+        if run is None or task is None:
+            return
+        task.give_way()
+        if not task.finished:
+            if self.state is State.RUNNING:
+                self.fraction, self.text = HANDED_OVER * task.fraction, task.text
+            return
+        self._task = None
+        try:
+            inputs = task.result()
+            if task.cancelled:
+                raise Stopped
+        except Stopped:
+            self._fail(Failure("cancelled", "Cancelled."))
+        except Exception as error:  # a full disk, no memory, a file system's own complaints
+            self._fail(Failure("inputs", f"The volumes cannot be handed over: {error}"))
+        else:
+            self.fraction = HANDED_OVER
+            self._run = replace(run, inputs=dict(inputs))
+            self._ask_for(run.device)
 
     def _ask_for(self, device: str) -> None:
         run = self._run
@@ -212,7 +259,7 @@ class Analysis:
             text = f"The analysis process cannot be started: {error}."
             self._fail(Failure("worker-missing", text, "Install the Python packages again, then restart 3D Slicer."))
             return
-        self._run = _Run(**{**run.__dict__, "device": device, "request_id": request_id})
+        self._run = replace(run, device=device, request_id=request_id)
         self.state = State.RUNNING
 
     def _take(self, event: Mapping[str, Any]) -> None:
@@ -245,9 +292,9 @@ class Analysis:
             self._fail(Failure("volume-removed", text, "Load the study and analyse it again."))
             return
         try:
-            study = self._study_scene(self.scene, run.study_id)
+            study = self._study_scene(self.scene, study_name(self.scene, t1ce))  # it may have been renamed since
             left = {name: node for name, node in run.nodes.items() if self.scene.IsNodePresent(node)}
-            kept = study.show(Path(event["findings"]).parent, t1ce, left)
+            kept = study.show(Path(event["findings"]).parent, t1ce, left, event.get("score_threshold"))
         except Exception as error:  # whatever the files hold, the panel must come back to life and say so
             self._fail(Failure("result-unreadable", f"The result cannot be shown: {type(error).__name__}: {error}."))
             return
@@ -275,6 +322,13 @@ class Analysis:
             device == "auto" and self.devices and all(d.get("device") in ("auto", "cpu") for d in self.devices)
         )
 
+    def _give_up_waiting(self) -> None:
+        """End what does not stop: the worker, or the wait for a disk, which ends by itself some time."""
+        if self._task is None:
+            self._end_by_force()
+        else:
+            self._fail(Failure("cancelled", "Cancelled."))
+
     def _end_by_force(self) -> None:
         self.worker.stop(0.0)  # closes its input first, which also ends a worker behind a launcher
         self._questions.clear()
@@ -287,22 +341,9 @@ class Analysis:
 
     def _finish(self) -> None:
         if self._run is not None:
-            shutil.rmtree(self._run.folder, ignore_errors=True)
-        self._run, self.state = None, State.IDLE
-
-
-def study_name(scene: Any, t1ce: Any) -> str:
-    """The name of the study that a T1ce volume belongs to; given once, unique in the scene, and kept with the node."""
-    known = t1ce.GetAttribute(STUDY_ATTRIBUTE)
-    if known:
-        return str(known)
-    taken = {
-        scene.GetNthNodeByClass(index, "vtkMRMLVolumeNode").GetAttribute(STUDY_ATTRIBUTE)
-        for index in range(scene.GetNumberOfNodesByClass("vtkMRMLVolumeNode"))
-    }
-    base = t1ce.GetName() or "study"
-    name, number = base, 2
-    while name in taken:
-        name, number = f"{base} ({number})", number + 1
-    t1ce.SetAttribute(STUDY_ATTRIBUTE, name)
-    return name
+            clean = partial(shutil.rmtree, self._run.folder, ignore_errors=True)
+            if self._task is None:
+                clean()
+            else:
+                self._task.afterwards(clean)
+        self._run, self._task, self.state = None, None, State.IDLE

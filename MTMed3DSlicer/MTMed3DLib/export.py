@@ -1,15 +1,21 @@
-"""From the scene to a reviewed case on disk, and back."""
+"""From the scene to a reviewed case on disk, and back.
+
+What touches nodes and what touches files is apart: `reviewed_case` copies everything out of the scene, and `write_case`
+may then work on another thread while the reader goes on; `read_reviewed_case` of the core reads on another thread, and
+`show_reviewed` brings it into the scene step by step.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import slicer
-from vtk.util.numpy_support import numpy_to_vtk
+import vtk
 
 from MTMed3DLib import regions
 from MTMed3DLib.attributes import (
@@ -24,8 +30,9 @@ from MTMed3DLib.attributes import (
     VERDICT,
     WHEN,
 )
+from MTMed3DLib.background import Report
 from MTMed3DLib.inputs import NAMES, SEQUENCES
-from MTMed3DLib.nodes import box_of, ijk_to_ras, mark_decided, matrix_of, tag, to_frame_of, voxels_of
+from MTMed3DLib.nodes import box_of, ijk_to_ras, mark_decided, matrix_of, remove_node, tag, to_frame_of, voxels_of
 from MTMed3DLib.review import Review
 from MTMed3DLib.scene import StudyScene
 
@@ -52,13 +59,28 @@ def export_review(review: Review, folder: Path, formats: Sequence[str], *, overw
         ValueError: a volume or the regions are gone from the scene.
         MTMed3DCore.errors.WrongUse: the folder is not empty, or a format is unknown.
     """
-    from MTMed3DCore.exports.review import write_review
+    return write_case(reviewed_case(review), folder, formats, overwrite=overwrite)
 
-    return write_review(reviewed_case(review), folder, formats, overwrite=overwrite)
+
+def write_case(
+    case: ReviewedCase,
+    folder: Path,
+    formats: Sequence[str],
+    report: Report = lambda *_: None,
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Write what `reviewed_case` copied; touches no node. See `export_review`."""
+    from MTMed3DCore.exports.review import write_review
+    from MTMed3DCore.volume import Volume
+
+    report("write", 0.0, "Copying the volumes")
+    images = {n: Volume(np.asarray(v.array, dtype=np.float32), v.grid) for n, v in case.images.items()}
+    return write_review(replace(case, images=images), folder, formats, overwrite=overwrite, progress=report)
 
 
 def reviewed_case(review: Review) -> ReviewedCase:
-    """The study as the scene shows it.
+    """The study as the scene shows it now: copies, which no later edit changes. Voxels keep the type of their node.
 
     Raises:
         ValueError: a volume or the regions are gone from the scene.
@@ -109,32 +131,63 @@ def reviewed_case(review: Review) -> ReviewedCase:
 
 
 def volume_of(node: Any, t1ce: Any) -> Volume:
-    """A volume node as the core has it, in the frame of T1ce."""
+    """A copy of a volume node as the core has it, in the frame of T1ce."""
     from MTMed3DCore.geometry import Grid
     from MTMed3DCore.volume import Volume
 
-    array = np.array(voxels_of(node.GetImageData()), dtype=np.float32)
+    array = np.array(voxels_of(node.GetImageData()))
     return Volume(array, Grid(array.shape, to_frame_of(node, t1ce) @ ijk_to_ras(node)))
 
 
 def open_reviewed(scene: Any, folder: Path) -> StudyScene:
     """Bring an exported case back into a scene, with everything that the reader had decided.
 
-    A study of the same name that is in the scene already keeps its place; this one gets a number behind its name.
+    See `show_reviewed`.
 
     Raises:
         MTMed3DCore.errors.InputRefused: no case, or a damaged one.
     """
     from MTMed3DCore.reviewed import read_reviewed_case
 
-    case = read_reviewed_case(folder)
+    study = StudyScene(scene, "")
+    for shown in show_reviewed(scene, read_reviewed_case(folder)):
+        study = shown
+    return study
+
+
+def show_reviewed(scene: Any, case: ReviewedCase) -> Generator[StudyScene]:
+    """Bring a case into a scene in steps of a moment each, between which an application can go on.
+
+    A study of the same name that is in the scene already keeps its place; this one gets a number behind its name.
+    Whoever closes the generator before its end leaves nothing of the case in the scene.
+
+    Yields:
+        The study, which is whole after the last step.
+    """
     taken = {study.study_id for study in StudyScene.find(scene)}
     name, number = case.id, 2
     while name in taken:
         name, number = f"{case.id} {number}", number + 1
     study = StudyScene(scene, name)
+    nodes: dict[str, Any] = {}
+    try:
+        for key in SEQUENCES:
+            nodes[key] = _add_volume(scene, case.images[key], f"{name} {NAMES[key]}")
+            yield study
+        _show_decisions(study, nodes, case)
+    except BaseException:
+        for node in nodes.values():
+            if scene.IsNodePresent(node):
+                remove_node(node)
+        study.remove()
+        raise
+    yield study
+
+
+def _show_decisions(study: StudyScene, nodes: Mapping[str, Any], case: ReviewedCase) -> None:
+    """Regions, boxes and grade of a case whose volumes are in the scene."""
+    scene, name = study.scene, study.study_id
     with study.batch():
-        nodes = {key: _add_volume(scene, case.images[key], f"{name} {NAMES[key]}") for key in SEQUENCES}
         segmentation = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", f"{name} regions")
         tag(segmentation, name, SEGMENTATION)
         regions.prepare(segmentation, nodes["t1ce"])
@@ -158,7 +211,6 @@ def open_reviewed(scene: Any, folder: Path) -> StudyScene:
         set_time(study.grade_text, GRADE_WHEN, case.grade_decided)
         study.write_grade()
         study.write_table()
-    return study
 
 
 def set_time(node: Any, attribute: str, time: str) -> None:
@@ -173,7 +225,8 @@ def _add_volume(scene: Any, volume: Volume, name: str) -> Any:
     node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
     image = slicer.vtkOrientedImageData()
     image.SetDimensions(*volume.grid.shape)
-    image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(volume.array.T).ravel(), deep=True))
+    image.AllocateScalars(vtk.VTK_FLOAT, 1)
+    voxels_of(image)[...] = volume.array
     node.SetAndObserveImageData(image)
     node.SetIJKToRASMatrix(matrix_of(volume.grid.affine))
     node.CreateDefaultDisplayNodes()

@@ -1,9 +1,9 @@
-"""The four volumes of a study: guessed from their names, checked, and written where the worker reads them."""
+"""The four volumes of a study: guessed from their names, checked, copied, and written where the worker reads them."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import slicer
 
-from MTMed3DLib.nodes import grid_of, has_linear_transform, ijk_to_ras, to_frame_of, voxels_of
+from MTMed3DLib.background import Report
+from MTMed3DLib.nodes import Array, grid_of, has_linear_transform, ijk_to_ras, to_frame_of, voxels_of
 
 SEQUENCES = ("t1", "t1ce", "t2", "flair")
 NAMES = {"t1": "T1", "t1ce": "T1ce", "t2": "T2", "flair": "FLAIR"}
@@ -21,27 +22,20 @@ LARGEST_SHEAR = 1e-3
 
 Nodes = Mapping[str, Any]
 
-# How DICOM series descriptions tell an enhanced T1 from a plain one, anywhere in their words.
-_ENHANCED = re.compile(r"\+ ?(c|gd|km|cm)\b|\b(c|gd|km) ?\+|\b(ce|gd|gad|gado\w*|post|contrast|km|enhanced)\b", re.I)
-_NATIVE = re.compile(r"\b(pre|without|w o|no|non|native|nativ|ohne)\b|- ?c\b", re.I)
-
 
 def suggest(scene: Any) -> dict[str, Any]:
     """The volume of each sequence by its name, or None; the first volume of a name counts.
 
     In Slicer a volume from DICOM is named after its series description.
     """
-    from MTMed3DCore.sequences import sequence_of
+    from MTMed3DCore.sequences import identify
 
     found: dict[str, Any] = dict.fromkeys(SEQUENCES)
     for index in range(scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")):
         node = scene.GetNthNodeByClass(index, "vtkMRMLScalarVolumeNode")
         if node.GetHideFromEditors() or not _is_scalar(node):
             continue
-        name = re.sub(r"[/\\]", " ", node.GetName())  # a description, not a path
-        sequence = sequence_of(Path(f"{name}.nii"))
-        if sequence == "t1" and _ENHANCED.search(name) and not _NATIVE.search(name):
-            sequence = "t1ce"
+        sequence = identify(node.GetName()).sequence
         if sequence is not None and found[sequence] is None:
             found[sequence] = node
     return found
@@ -79,8 +73,40 @@ def overlap(first: Any, second: Any) -> float:
     return float(common / min(np.prod(high_a - low_a), np.prod(high_b - low_b)))
 
 
-def write_inputs(nodes: Nodes, folder: Path) -> dict[str, Path]:
-    """Write the four volumes as NRRD files in the frame of T1ce, below T1ce's own parent transform.
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Copies of the four volumes, which another thread may write while the scene goes on.
+
+    Args:
+        volumes: voxels (X, Y, Z) and voxel-to-RAS matrix (4, 4) in the frame of T1ce, of each sequence.
+    """
+
+    volumes: Mapping[str, tuple[Array, Array]]
+
+    def write(self, folder: Path, report: Report = lambda *_: None) -> dict[str, Path]:
+        """Write them as NRRD files; returns the file of each sequence.
+
+        Raises:
+            OSError, RuntimeError: a file cannot be written.
+        """
+        import SimpleITK as sitk
+
+        files = {}
+        for index, (name, (voxels, affine)) in enumerate(self.volumes.items()):
+            report("read", index / len(self.volumes), f"Handing over {NAMES[name]}")
+            lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+            spacing = np.linalg.norm(lps[:3, :3], axis=0)
+            image = sitk.GetImageFromArray(np.ascontiguousarray(voxels.T))
+            image.SetSpacing(spacing.tolist())
+            image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+            image.SetOrigin(lps[:3, 3].tolist())
+            files[name] = folder / f"{name}.nrrd"
+            sitk.WriteImage(image, str(files[name]))
+        return files
+
+
+def take_inputs(nodes: Nodes) -> Inputs:
+    """Copy the four volumes out of the scene, in the frame of T1ce, below T1ce's own parent transform.
 
     What stands between another sequence and T1ce goes into that sequence's geometry; what stands above T1ce stays
     outside, and the result nodes get it from the same transform node. No voxel is interpolated.
@@ -88,24 +114,15 @@ def write_inputs(nodes: Nodes, folder: Path) -> dict[str, Path]:
     Raises:
         ValueError: `reasons` is not empty; the text holds the reasons.
     """
-    import SimpleITK as sitk
-
     problems = reasons(nodes)
     if problems:
         raise ValueError(" ".join(problems))
-    files = {}
-    for name in SEQUENCES:
-        node = nodes[name]
-        affine = to_frame_of(node, nodes["t1ce"]) @ ijk_to_ras(node)
-        lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-        spacing = np.linalg.norm(lps[:3, :3], axis=0)
-        image = sitk.GetImageFromArray(np.ascontiguousarray(voxels_of(node.GetImageData()).T))
-        image.SetSpacing(spacing.tolist())
-        image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
-        image.SetOrigin(lps[:3, 3].tolist())
-        files[name] = folder / f"{name}.nrrd"
-        sitk.WriteImage(image, str(files[name]))
-    return files
+    return Inputs(
+        {
+            name: (np.array(voxels_of(node.GetImageData())), to_frame_of(node, nodes["t1ce"]) @ ijk_to_ras(node))
+            for name, node in ((name, nodes[name]) for name in SEQUENCES)
+        }
+    )
 
 
 def _is_scalar(node: Any) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 import qt
@@ -11,7 +13,7 @@ import slicer
 from slicer.util import VTKObservationMixin
 
 from MTMed3DLib.analysis import Analysis, State
-from MTMed3DLib.inputs import write_inputs
+from MTMed3DLib.inputs import take_inputs
 from MTMed3DLib.packages import PackagesMissing
 from MTMed3DLib.panel_export import ExportSection
 from MTMed3DLib.panel_findings import FindingsSection
@@ -21,9 +23,12 @@ from MTMed3DLib.panel_study import StudySection
 from MTMed3DLib.sample_data import load_volumes
 from MTMed3DLib.scene import StudyScene
 
-TICK_MS = 100
+TICK_MS, BUSY_TICK_MS = 100, 25
+"""How often worker and threads are asked; more often while one works, since threads get their time there."""
 RECHECK_S = 0.5
 """How often the choice is checked again, for changes that no event tells of, such as a moved transform."""
+LIBRARIES = ("jsonschema", "scipy.ndimage", "scipy.spatial", "nibabel", "matplotlib", "MTMed3DCore.exports.review")
+STUDY_WAITS = "The scene holds an analysed study; to show it here, Python packages are missing"
 QUIET_S = 0.6
 """How long the scene must have been quiet before regions are measured again."""
 
@@ -58,16 +63,19 @@ class Panel(VTKObservationMixin):
         )
         self._sample: Any = None
         self._entered = self._closed = False
+        self._unloaded = list(LIBRARIES)
         self._message = ""
         self._changed_at: float | None = None
         self._checked_at = 0.0
-        self._want_fill = self._want_find = False
-        self.analysis = Analysis(scene, worker, write_inputs, StudyScene)
+        self._want_fill = self._want_find = self._study_waits = False
+        self.analysis = Analysis(scene, worker, take_inputs, StudyScene)
         self.findings = FindingsSection(ui, scene)
         self.review = ReviewSection(ui, scene, self.findings, self.say)
         self.study = StudySection(ui, scene, self._on_study)
         self.run = RunSection(ui, self.press, lambda: worker.log)
-        self.export = ExportSection(ui, scene, lambda: self.review.review, self.show)
+        self.export = ExportSection(
+            ui, scene, lambda: self.review.review, self.show, self._on_change, self._packages_ready
+        )
         ui.sampleButton.connect("clicked()", self.load_sample)
         for event, callback in (
             (scene.NodeAddedEvent, self._on_node_added),
@@ -110,6 +118,7 @@ class Panel(VTKObservationMixin):
         if self._sample is not None:
             self._sample.close()
             self._sample = None
+        self.export.close()
         self.analysis.close()
 
     # What the reader does
@@ -132,7 +141,7 @@ class Panel(VTKObservationMixin):
         if self.study.reasons() or not self._packages_ready():
             self.refresh()
             return
-        with slicer.util.WaitCursor():
+        with slicer.util.WaitCursor():  # copies the volumes; they are written on another thread
             self.analysis.start(self.study.nodes, self.study.model, self.study.device)
         self._timer.start()
         self.refresh()
@@ -169,7 +178,9 @@ class Panel(VTKObservationMixin):
             return
         before = self.analysis.study
         self._take_sample()
+        self.export.poll()
         changed = self.analysis.poll()
+        self._load_a_library()
         if changed:
             self.study.offer_models(self.analysis.models)
             self.study.offer_devices(self.analysis.devices)
@@ -181,8 +192,16 @@ class Panel(VTKObservationMixin):
             self._checked_at = now
             self.refresh()
         self.run.refresh_log()
-        if not (self._entered or self.analysis.busy or self._sample is not None):
+        waiting = self.analysis.busy or self.export.busy or self._sample is not None
+        self._timer.setInterval(BUSY_TICK_MS if waiting else TICK_MS)
+        if not (self._entered or waiting):
             self._timer.stop()
+
+    def _load_a_library(self) -> None:
+        """Load one of those that the first result, review or export would wait for, while the worker is busy anyway."""
+        if self._unloaded and self.analysis.waits_for_worker:
+            with suppress(ImportError):  # whoever needs it says so
+                import_module(self._unloaded.pop(0))
 
     def refresh(self) -> None:
         """Let the button and the words under it say what is going on."""
@@ -212,6 +231,8 @@ class Panel(VTKObservationMixin):
         except PackagesMissing as error:
             self.say(str(error))
             return False
+        if self._study_waits:
+            self._study_waits, self._want_find = False, True
         return True
 
     def _take_sample(self) -> None:
@@ -240,6 +261,9 @@ class Panel(VTKObservationMixin):
     # What happens in the scene
 
     def _show_findings(self, study: StudyScene | None) -> None:
+        if study is not None and (missing := self._packages_missing()):
+            self._message = f"{STUDY_WAITS} ({', '.join(missing)}); click Analyze to install them."
+            study, self._study_waits = None, True
         self.findings.show(study)
         self.review.show(study)
         self._watch(study)
@@ -256,6 +280,10 @@ class Panel(VTKObservationMixin):
         for roi in study.boxes():
             self.addObserver(roi, slicer.vtkMRMLMarkupsNode.PointModifiedEvent, self._on_edit)
 
+    def _on_change(self) -> None:
+        self.findings.refresh()
+        self.refresh()
+
     def _on_edit(self, *_: Any) -> None:
         self._changed_at = time.monotonic()
 
@@ -268,6 +296,7 @@ class Panel(VTKObservationMixin):
 
     def _on_start_close(self, *_: Any) -> None:
         self.analysis.forget_scene()
+        self.export.forget_scene()
         self._show_findings(None)
         self._message = ""
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ctk
 import qt
 import slicer
 
 from MTMed3DLib.attributes import PROPOSED
-from MTMed3DLib.export import export_review, open_reviewed
+from MTMed3DLib.background import Stopped, Task
+from MTMed3DLib.export import reviewed_case, show_reviewed, write_case
+from MTMed3DLib.naming import rename
+
+if TYPE_CHECKING:
+    from MTMed3DLib.scene import StudyScene
 
 FORMATS = {
     "training_case": "trainingCheck",
@@ -26,13 +31,15 @@ FORMATS = {
 
 
 class ExportSection:
-    """Widgets of the section.
+    """Widgets of the section. Files are written and read on another thread; see `poll`.
 
     Args:
         ui: children of the panel by name.
         scene: vtkMRMLScene.
         review: gives the `Review` that is shown, or None.
         opened: told of the study that was brought back.
+        changed: told that the study was renamed or corrected here.
+        ready: whether the Python packages are there; says what is missing, or installs it, where they are not.
         ask: asks a yes-or-no question.
     """
 
@@ -42,14 +49,21 @@ class ExportSection:
         scene: Any,
         review: Callable[[], Any],
         opened: Callable[[Any], None],
+        changed: Callable[[], None],
+        ready: Callable[[], bool],
         ask: Callable[[str], bool] | None = None,
     ) -> None:
-        self.ui, self.scene, self._review, self._opened = ui, scene, review, opened
-        self._ask = ask or slicer.util.confirmYesNoDisplay
+        self.ui, self.scene, self._review, self._opened, self._changed = ui, scene, review, opened, changed
+        self._ready, self._ask = ready, ask or slicer.util.confirmYesNoDisplay
+        self._task: Task | None = None
+        self._steps: Generator[StudyScene] | None = None
+        self._shown: StudyScene | None = None
+        self._path, self._writing, self._named = Path(), False, ""
         ui.exportFolder.filters = ctk.ctkPathLineEdit.Dirs
         ui.exportFolder.connect("currentPathChanged(QString)", self.refresh)
         for name in FORMATS.values():
             getattr(ui, name).connect("toggled(bool)", self.refresh)
+        ui.caseNameEdit.connect("editingFinished()", self.rename)
         ui.exportButton.connect("clicked()", self._on_export)
         ui.openButton.connect("clicked()", self._on_open)
         self.refresh()
@@ -65,40 +79,159 @@ class ExportSection:
         chosen, review = self.ui.exportFolder.currentPath.strip(), self._review()
         return Path(chosen) / folder_name(review.study.study_id) if chosen and review is not None else None
 
+    @property
+    def busy(self) -> bool:
+        """Whether a case is being written or read."""
+        return self._task is not None or self._steps is not None
+
     def refresh(self, *_: Any) -> None:
-        """Let the button say what is still missing."""
+        """Let the buttons say what is going on, or what is still missing."""
+        review = self._review()
+        name = "" if review is None else review.study.study_id
+        if name != self._named:
+            self._named = self.ui.caseNameEdit.text = name
+        self.ui.caseNameEdit.enabled = review is not None and not self.busy
+        self.ui.openButton.enabled = not self.busy
+        self.ui.exportBar.setVisible(self.busy)
+        self.ui.exportButton.text = "Cancel" if self.busy else "Export"
         missing = []
-        if self._review() is None:
+        if review is None:
             missing.append("Analyse a study first.")
         if not self.ui.exportFolder.currentPath.strip():
             missing.append("Choose a folder.")
         if not self.formats:
             missing.append("Choose what to write.")
-        self.ui.exportButton.enabled = not missing
-        self.ui.exportButton.toolTip = "\n".join(missing) or f"Write {self.target}"
+        self.ui.exportButton.enabled = self.busy or not missing
+        stop = "Stop; nothing of it is kept"
+        self.ui.exportButton.toolTip = stop if self.busy else "\n".join(missing) or f"Write {self.target}"
 
     def say(self, text: str) -> None:
         """Show how an export ended."""
         self.ui.exportLabel.text = text
 
+    def rename(self) -> bool:
+        """Take over the case name that was typed; returns whether it could be."""
+        review = self._review()
+        if review is None or self.ui.caseNameEdit.text == self._named:
+            return True
+        try:
+            rename(review.study, self.ui.caseNameEdit.text)
+        except ValueError as error:
+            self.ui.caseNameEdit.text = self._named
+            self.say(str(error))
+            return False
+        self._named = ""
+        self.refresh()
+        self._changed()
+        return True
+
     def export(self) -> bool:
-        """Write the study; asks before it replaces an earlier export. Returns whether it was written."""
+        """Begin to write the study as it is now; asks before it replaces an earlier export. Returns whether it began.
+
+        The reader may go on meanwhile: what is written was copied here.
+        """
+        if self.busy or not self.rename():
+            return False
         review, target = self._review(), self.target
         if review is None or target is None:
             return False
         self._settle_hidden(review)
+        self._settle_rejected(review)
         full = target.is_dir() and any(target.iterdir())
         if full and not self._ask(f"{target} holds an earlier export. Replace it?"):
             self.say("Nothing was written.")
             return False
         try:
             with slicer.util.WaitCursor():
-                export_review(review, target, self.formats, overwrite=full)
-        except Exception as error:  # a disk, a missing volume, a reader's own file in the folder: say which
+                case = reviewed_case(review)
+        except Exception as error:  # a missing volume, no memory: say which
             self.say(f"Nothing was written: {error}")
             return False
-        self.say(f"Written: {target}")
+        formats, self._path, self._writing = self.formats, target, True
+        self._task = Task(lambda report: write_case(case, target, formats, report, overwrite=full))
+        self.refresh()
         return True
+
+    def open(self, folder: Path) -> bool:
+        """Begin to bring an exported case back into the scene; returns whether it began."""
+        if self.busy or not self._ready():
+            return False
+        from MTMed3DCore.reviewed import read_reviewed_case
+
+        self._path, self._writing = folder, False
+        self._task = Task(lambda report: read_reviewed_case(folder, report))
+        self.refresh()
+        return True
+
+    def poll(self) -> None:
+        """Take what the other thread has done; called from a timer."""
+        if self._steps is not None:
+            self._show_step(self._steps)
+        elif self._task is not None:
+            self._task.give_way()
+            if self._task.finished:
+                task, self._task = self._task, None
+                self._end(task)
+            else:
+                self.ui.exportBar.setValue(round(100 * self._task.fraction))
+                self.say("Cancelling" if self._task.cancelled else self._task.text)
+        else:
+            return
+        if not self.busy:
+            self.refresh()
+
+    def cancel(self) -> None:
+        """Stop what is being written or read."""
+        if self._task is not None:
+            self._task.cancel()
+        elif self._steps is not None:
+            self._drop_steps()
+            self.say("Cancelled.")
+            self.refresh()
+
+    def forget_scene(self) -> None:
+        """The scene was closed: nothing is brought into it any more; an export goes on, since it has copies."""
+        self._drop_steps()
+
+    def close(self, patience_s: float = 1.0) -> None:
+        """The panel is unloaded: nothing goes on."""
+        self._drop_steps()
+        if self._task is not None:
+            self._task.cancel()
+            self._task.wait(patience_s)
+            self._task = None
+
+    def _drop_steps(self) -> None:
+        if self._steps is not None:
+            self._steps.close()  # takes out of the scene what it has brought so far
+            self._steps = None
+
+    def _end(self, task: Task) -> None:
+        """Say how the task ended; a case that was read goes into the scene from now on, step by step."""
+        try:
+            result = task.result()
+        except Stopped:
+            self.say("Cancelled; nothing was written." if self._writing else "Cancelled.")
+        except Exception as error:  # a disk, a reader's own file in the folder, a damaged case: say which
+            self.say(f"Nothing was written: {error}" if self._writing else f"{self._path} cannot be opened: {error}")
+        else:
+            if self._writing:
+                self.say(f"Written: {self._path}")
+            elif task.cancelled:
+                self.say("Cancelled.")
+            else:
+                self._steps = show_reviewed(self.scene, result)
+
+    def _show_step(self, steps: Generator[StudyScene]) -> None:
+        try:
+            self._shown = next(steps)
+        except StopIteration:
+            self._steps = None
+            self.say(f"Opened: {self._path}")
+            self._opened(self._shown)
+        except Exception as error:  # too little memory, mostly
+            self._steps = None
+            self.say(f"{self._path} cannot be opened: {error}")
 
     def _settle_hidden(self, review: Any) -> None:
         """Let the reader say what becomes of boxes that the confidence hides: files know no confidence."""
@@ -108,21 +241,23 @@ class ExportSection:
         if hidden and self._ask(question.format("1 box" if len(hidden) == 1 else f"{len(hidden)} boxes")):
             for box in hidden:
                 review.reject(box)
+            self._changed()
 
-    def open(self, folder: Path) -> bool:
-        """Bring an exported case back into the scene; returns whether there was one."""
-        try:
-            with slicer.util.WaitCursor():
-                study = open_reviewed(self.scene, folder)
-        except Exception as error:  # no case, a damaged one, no memory: the scene stays as it was
-            self.say(f"{folder} cannot be opened: {error}")
-            return False
-        self.say(f"Opened: {folder}")
-        self._opened(study)
-        return True
+    def _settle_rejected(self, review: Any) -> None:
+        """Let the reader say what becomes of regions in rejected boxes: labels know no boxes."""
+        volume = review.rejected_ml()
+        if not volume:
+            return
+        question = f"{volume:.1f} ml of the regions lie in rejected boxes alone. Erase them?"
+        if self._ask(f"{question} If not, they stay in the labels."):
+            review.erase_rejected()
+            self._changed()
 
     def _on_export(self) -> None:
-        self.export()
+        if self.busy:
+            self.cancel()
+        else:
+            self.export()
 
     def _on_open(self) -> None:
         start = self.ui.exportFolder.currentPath

@@ -30,6 +30,7 @@ class FindingsSection:
         self.study: Any = None
         self.regions = RegionRows(ui)
         self._rois: list[Any] = []
+        self._shown_name: str | None = None
         table = ui.lesionTable
         table.verticalHeader().setVisible(False)
         header = table.horizontalHeader()
@@ -58,19 +59,25 @@ class FindingsSection:
             self.ui.lesionTable.selectRow(ids.index(roi.GetID()))
 
     def show(self, study: Any) -> None:
-        """Show a study, or none."""
+        """Show a study, or none; another one than before starts with every box that the model reports."""
+        name = None if study is None else study.study_id
+        other, self._shown_name = name != self._shown_name, name
         self.study = study
         there = study is not None
         for widget in (self.ui.gradeCombo, self.ui.confidenceSlider, self.ui.lesionTable):
             widget.enabled = there
         self.regions.show(study.segmentation if there else None)
+        if there and other:
+            self.ui.confidenceSlider.value = study.lowest_confidence
         self.refresh()
 
     def refresh(self) -> None:
         """Bring texts, table and volumes up to what the scene holds; measures every region, so not on every event."""
         chosen = self.selected
         self._rois = [] if self.study is None else self.study.boxes()
-        rows = [] if self.study is None else self.study.rows()
+        measured = self.study is not None and self.study.segmentation is not None
+        labels = self.study.labels() if measured else None
+        rows = [] if self.study is None else self.study.rows(labels)
         table = self.ui.lesionTable
         table.setRowCount(len(rows))
         for number, row in enumerate(rows):
@@ -80,8 +87,7 @@ class FindingsSection:
                 table.setItem(number, column, item)
         self.refresh_states()
         self.select(chosen)
-        measured = self.study is not None and self.study.segmentation is not None and self.study.t1ce is not None
-        self.regions.show_volumes(self.study.volumes_ml() if measured else {})
+        self.regions.show_volumes(self.study.volumes_ml(labels) if measured else {})
         self.refresh_grade()
 
     def refresh_states(self) -> None:

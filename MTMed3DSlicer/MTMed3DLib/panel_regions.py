@@ -19,18 +19,12 @@ class RegionRows:
     """
 
     def __init__(self, ui: Any) -> None:
-        from MTMed3DCore.exports.regions import REGIONS
-
         self.ui, self._showing = ui, False
         self._segmentation: Any = None
         self.visible = {key: getattr(ui, f"{start}Visible") for key, start in WIDGETS.items()}
         self.opacity = {key: getattr(ui, f"{start}Opacity") for key, start in WIDGETS.items()}
         self.volume = {key: getattr(ui, f"{start}Volume") for key, start in WIDGETS.items()}
         self.volume |= {"tumour_core": ui.tumourCoreVolume, "whole_tumour": ui.wholeTumourVolume}
-        for region in REGIONS:
-            swatch = qt.QPixmap(SWATCH, SWATCH)
-            swatch.fill(qt.QColor(*region.color))
-            self.visible[region.key].setIcon(qt.QIcon(swatch))
         for key in WIDGETS:
             self.visible[key].connect("toggled(bool)", lambda _on, key=key: self._on_visible(key))
             self.opacity[key].connect("valueChanged(double)", lambda _value, key=key: self._on_opacity(key))
@@ -42,8 +36,10 @@ class RegionRows:
         display = None if segmentation is None else segmentation.GetDisplayNode()
         self._showing = True
         for key in WIDGETS:
-            there = segmentation is not None and segmentation.GetSegmentation().GetSegment(key) is not None
+            segment = None if segmentation is None else segmentation.GetSegmentation().GetSegment(key)
+            there = segment is not None
             self.visible[key].enabled = self.opacity[key].enabled = there
+            self.visible[key].setIcon(swatch(segment.GetColor()) if there else qt.QIcon())
             if there and display is not None:
                 self.visible[key].checked = bool(display.GetSegmentVisibility(key))
                 self.opacity[key].value = display.GetSegmentOpacity2DFill(key)
@@ -75,3 +71,10 @@ class RegionRows:
         if shown and not self._has_surface():
             self._segmentation.CreateClosedSurfaceRepresentation()
         self._segmentation.GetDisplayNode().SetVisibility3D(shown)
+
+
+def swatch(color: tuple[float, float, float]) -> Any:
+    """A small square of a segment's colour, as an icon."""
+    pixmap = qt.QPixmap(SWATCH, SWATCH)
+    pixmap.fill(qt.QColor(*(round(255 * part) for part in color)))
+    return qt.QIcon(pixmap)

@@ -7,9 +7,11 @@ from typing import Any
 
 import slicer
 
+from MTMed3DLib.attributes import REJECTED
 from MTMed3DLib.panel_findings import FindingsSection
 from MTMed3DLib.review import DIFFICULTIES, GRADES, VERDICTS, Review
 
+ERASE = "Erase the regions of rejected boxes"
 FIRST_VERDICT, FIRST_DIFFICULTY = "not yet reviewed", "not stated"
 
 
@@ -36,6 +38,7 @@ class ReviewSection:
         ui.addButton.connect("clicked()", self._on_add)
         ui.fitBoxButton.connect("clicked()", self._on_fit)
         ui.regionFromBoxButton.connect("clicked()", self._on_region)
+        ui.eraseRejectedButton.connect("clicked()", self._on_erase)
         ui.gradeCombo.connect("currentIndexChanged(int)", self._on_grade)
         ui.verdictCombo.connect("currentIndexChanged(int)", self._on_verdict)
         ui.difficultyCombo.connect("currentIndexChanged(int)", self._on_difficulty)
@@ -96,6 +99,8 @@ class ReviewSection:
         combo.blockSignals(False)
 
     def _on_selection(self) -> None:
+        boxes = [] if self.review is None else self.review.study.boxes()
+        self.ui.eraseRejectedButton.enabled = any(self.review.state(box) == REJECTED for box in boxes)
         chosen = self.review is not None and self.findings.selected is not None
         buttons = (self.ui.keepButton, self.ui.rejectButton, self.ui.editButton)
         for button in (*buttons, self.ui.fitBoxButton, self.ui.regionFromBoxButton):
@@ -111,12 +116,22 @@ class ReviewSection:
         if self.review is not None:
             self.review.keep(self.findings.selected)
             self.findings.refresh_states()
+            self._on_selection()
 
     def _on_reject(self) -> None:
         if self.review is not None:
             self.review.reject(self.findings.selected)
             self.findings.refresh_states()
             self._on_selection()
+            left = self.review.rejected_ml()
+            if left:
+                self._say(f"{left:.1f} ml of the regions lie in rejected boxes alone; “{ERASE}” takes them out.")
+
+    def _on_erase(self) -> None:
+        if self.review is not None:
+            taken = self.review.erase_rejected()
+            self._say(f"{taken:.1f} ml in rejected boxes were taken out of the regions.")
+            self.findings.refresh()
 
     def _on_edit(self, on: bool) -> None:
         if self.review is None:

@@ -22,7 +22,7 @@ from MTMed3DLib.attributes import (
     VERDICT,
     WHEN,
 )
-from MTMed3DLib.nodes import mark_decided, place_roi, to_frame_of
+from MTMed3DLib.nodes import Array, mark_decided, place_roi, to_frame_of
 from MTMed3DLib.scene import StudyScene
 
 if TYPE_CHECKING:
@@ -101,13 +101,13 @@ class Review:
 
     def fit_box_to_region(self, roi: Any) -> bool:
         """Make a box as tight as the tumour regions that it touches; False where it touches none."""
-        parts, touched = self._touched(roi)
-        if not touched:
+        touched = self._touched(roi)
+        if not touched.any():
             return False
         from MTMed3DCore.geometry import VoxelBox
 
         roi.SetAndObserveTransformNodeID(self.study.segmentation.GetTransformNodeID())
-        place_roi(roi, VoxelBox.around(np.isin(parts, touched)).to_world(self.study.grid))
+        place_roi(roi, VoxelBox.around(touched).to_world(self.study.grid))
         if roi.GetAttribute(STATE) != ADDED:
             roi.SetAttribute(STATE, EDITED)
         mark_decided(roi)
@@ -120,32 +120,58 @@ class Review:
         Returns:
             Millilitres taken away.
         """
-        parts, touched = self._touched(roi)
-        outside = np.isin(parts, touched)
+        outside = self._touched(roi)
         outside[self._voxels(roi).slices(self.study.grid.shape)] = False
         return self._erase(outside)
 
+    def rejected_ml(self) -> float:
+        """Millilitres of the regions that lie in rejected boxes alone."""
+        return float(self._rejected_alone().sum()) * self.study.grid.voxel_volume_ml
+
     def erase_rejected(self) -> float:
         """Take the regions that lie in rejected boxes alone out of the segmentation; returns millilitres."""
-        doomed = np.zeros(self.study.grid.shape, bool)
-        for roi in self.study.boxes():
-            if self.state(roi) == REJECTED:
-                parts, touched = self._touched(roi)
-                doomed |= np.isin(parts, touched)
+        return self._erase(self._rejected_alone())
+
+    def _rejected_alone(self) -> Array:
+        """Voxels (X, Y, Z) of the tumours that a rejected box touches and no other box does."""
+        doomed, spared = np.zeros(self.study.grid.shape, bool), set()
+        rejected = [roi for roi in self.study.boxes() if self.state(roi) == REJECTED]
+        if not rejected:
+            return doomed
+        parts, where = self._parts()
         for roi in self.study.boxes():
             if self.state(roi) != REJECTED:
-                parts, touched = self._touched(roi)
-                doomed &= ~np.isin(parts, touched)
-        return self._erase(doomed)
+                spared |= self._inside(roi, parts, where)
+        touched = set().union(*(self._inside(roi, parts, where) for roi in rejected))
+        doomed[where] = np.isin(parts, sorted(touched - spared))
+        return doomed
 
-    def _touched(self, roi: Any) -> tuple[Any, list[int]]:
-        """Numbered connected tumours (X, Y, Z), and the numbers of those with voxels in a box."""
+    def _touched(self, roi: Any) -> Array:
+        """Voxels (X, Y, Z) of the connected tumours that have voxels in a box."""
+        mask = np.zeros(self.study.grid.shape, bool)
+        parts, where = self._parts()
+        mask[where] = np.isin(parts, sorted(self._inside(roi, parts, where)))
+        return mask
+
+    def _parts(self) -> tuple[Array, tuple[slice, ...]]:
+        """Numbers of the connected tumours in the part of the grid that holds any, and that part."""
         from scipy import ndimage
 
-        labels = self.study.labels()
-        parts, _ = ndimage.label(labels > 0, structure=np.ones((3, 3, 3)))
-        inside = parts[self._voxels(roi).slices((labels.shape[0], labels.shape[1], labels.shape[2]))]
-        return parts, [int(n) for n in np.unique(inside) if n]
+        from MTMed3DCore.geometry import VoxelBox
+
+        tumour = self.study.labels() > 0
+        shape = (tumour.shape[0], tumour.shape[1], tumour.shape[2])
+        where = VoxelBox.around(tumour).slices(shape) if tumour.any() else (slice(0, 0),) * 3
+        return ndimage.label(tumour[where], structure=np.ones((3, 3, 3)))[0], where
+
+    def _inside(self, roi: Any, parts: Array, where: tuple[slice, ...]) -> set[int]:
+        """Numbers of the connected tumours with voxels in a box."""
+        box = self._voxels(roi).slices(self.study.grid.shape)
+        within = tuple(
+            slice(max(mine.start - part.start, 0), max(mine.stop - part.start, 0))
+            for mine, part in zip(box, where, strict=True)
+        )
+        return {int(number) for number in np.unique(parts[within]) if number}
 
     def _voxels(self, roi: Any) -> VoxelBox:
         return self.study.box(roi).to_voxel(self.study.grid)

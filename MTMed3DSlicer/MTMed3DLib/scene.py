@@ -7,6 +7,7 @@ follow the parent transform of T1ce, in whose frame the analysis was made.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,15 +29,17 @@ from MTMed3DLib.attributes import (
     NEWER,
     PROPOSED,
     REJECTED,
-    ROLE,
     SCORE,
     SEGMENTATION,
     STATE,
     STUDY,
+    STUDY_ATTRIBUTE,
     T1CE,
     TABLE,
+    THRESHOLD,
     WRITTEN,
 )
+from MTMed3DLib.hierarchy import file_under_folder, folder_of
 from MTMed3DLib.inputs import SEQUENCES
 from MTMed3DLib.nodes import (
     Array,
@@ -152,11 +155,11 @@ class StudyScene:
         """
         return regions.read_labels(self.segmentation, self.grid)
 
-    def volumes_ml(self) -> dict[str, float]:
-        """Millilitres of each region as the segmentation is now."""
+    def volumes_ml(self, labels: Array | None = None) -> dict[str, float]:
+        """Millilitres of each region as the segmentation is now, or as `labels` has it where it was just read."""
         from MTMed3DCore.findings import volumes_ml
 
-        return volumes_ml(self.labels(), self.grid)
+        return volumes_ml(self.labels() if labels is None else labels, self.grid)
 
     @property
     def regions_edited(self) -> bool:
@@ -166,13 +169,20 @@ class StudyScene:
 
     # Writing
 
-    def show(self, folder: Path, t1ce: Any, inputs: Mapping[str, Any] | None = None) -> list[str]:
+    def show(
+        self,
+        folder: Path,
+        t1ce: Any,
+        inputs: Mapping[str, Any] | None = None,
+        score_threshold: float | None = None,
+    ) -> list[str]:
         """Bring the result of an analysis into the scene.
 
         Args:
             folder: output folder of the analysis, made in the frame of `t1ce`.
             t1ce: volume node.
             inputs: volume nodes of all four sequences, which an export needs.
+            score_threshold: score from which on the model reports a box, where it is known.
 
         Returns:
             What was kept of a reader's work instead of being replaced, in words.
@@ -190,10 +200,11 @@ class StudyScene:
             kept += self._show_regions(folder, t1ce)
             self.link_volumes({"t1ce": t1ce, **(inputs or {})})
             kept += self._show_boxes(findings, t1ce)
-            self.text_node(FINDINGS).SetText(json.dumps(document))
+            self.keep_findings(document)
+            self.text_node(FINDINGS).SetAttribute(THRESHOLD, None if score_threshold is None else str(score_threshold))
             self.write_grade()
             self.write_table()
-            self._file_under_folder()
+            file_under_folder(self.scene, self.study_id)
         return kept
 
     def _show_regions(self, folder: Path, t1ce: Any) -> list[str]:
@@ -220,9 +231,28 @@ class StudyScene:
         return node
 
     def link_volumes(self, nodes: Mapping[str, Any]) -> None:
-        """Remember which volumes were analysed."""
+        """Remember which volumes were analysed, and let a further analysis of this T1ce be one of this study."""
         for name, node in nodes.items():
             self.segmentation.SetNodeReferenceID(f"{INPUT}{name}", None if node is None else node.GetID())
+        if nodes.get("t1ce") is not None:
+            nodes["t1ce"].SetAttribute(STUDY_ATTRIBUTE, self.study_id)
+
+    def keep_findings(self, document: Mapping[str, Any]) -> None:
+        """Write down the latest analysis as ``findings.json`` holds it."""
+        self.text_node(FINDINGS).SetText(json.dumps(document))
+
+    @property
+    def lowest_confidence(self) -> float:
+        """The confidence from which on the boxes that the model reports are shown: all of them, and no others.
+
+        The model's own threshold; where it is not known, or a region that the detector did not see scores less, the
+        lowest score of the boxes, down to whole hundredths.
+        """
+        node = self._node(FINDINGS)
+        threshold = None if node is None else node.GetAttribute(THRESHOLD)
+        scores = [score for roi in self.boxes() if (score := self.score(roi)) is not None]
+        known = [] if threshold is None else [float(threshold)]
+        return math.floor(min([*known, *scores], default=0.0) * 100) / 100
 
     def mark_regions_as_written(self) -> None:
         """What the regions are now is the model's."""
@@ -273,7 +303,7 @@ class StudyScene:
         if frame is not None:
             roi.SetAndObserveTransformNodeID(frame.GetTransformNodeID())
         style_box(roi)
-        self._file_under_folder()
+        file_under_folder(self.scene, self.study_id)
         return roi
 
     def state(self, roi: Any) -> str:
@@ -317,9 +347,9 @@ class StudyScene:
         middle = matrix.MultiplyPoint((*box_of(roi).center, 1.0))
         return np.array(middle[:3])
 
-    def rows(self) -> list[dict[str, str]]:
+    def rows(self, labels: Array | None = None) -> list[dict[str, str]]:
         """One row of texts a lesion; see `summary.lesion_rows`."""
-        return lesion_rows(self)
+        return lesion_rows(self, labels)
 
     def write_table(self) -> None:
         """Bring the table up to date."""
@@ -338,7 +368,7 @@ class StudyScene:
         with self.batch():
             for node in list(tagged(self.scene, self.study_id)):
                 remove_node(node)
-            hierarchy, folder = self._folder(create=False)
+            hierarchy, folder = folder_of(self.scene, self.study_id)
             if folder:
                 hierarchy.RemoveItem(folder)
 
@@ -359,29 +389,3 @@ class StudyScene:
             tag(node, self.study_id, role)
             node.SetHideFromEditors(role == FINDINGS)
         return node
-
-    def _folder(self, create: bool = True) -> tuple[Any, int]:
-        """The subject hierarchy and the item of this study's folder; 0 where there is none."""
-        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self.scene)
-        items = vtk.vtkIdList()
-        hierarchy.GetItemChildren(hierarchy.GetSceneItemID(), items, True)
-        for index in range(items.GetNumberOfIds()):
-            item = items.GetId(index)
-            if hierarchy.HasItemAttribute(item, STUDY) and hierarchy.GetItemAttribute(item, STUDY) == self.study_id:
-                return hierarchy, item
-        if not create:
-            return hierarchy, 0
-        item = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), f"MTMed3D {self.study_id}")
-        hierarchy.SetItemAttribute(item, STUDY, self.study_id)
-        return hierarchy, item
-
-    def _file_under_folder(self) -> None:
-        hierarchy, folder = self._folder()
-        for node in tagged(self.scene, self.study_id):
-            if node.GetAttribute(ROLE) == FINDINGS:
-                continue
-            item = hierarchy.GetItemByDataNode(node)
-            if not item:
-                hierarchy.CreateItem(folder, node)
-            elif hierarchy.GetItemParent(item) != folder:
-                hierarchy.SetItemParent(item, folder)

@@ -9,17 +9,24 @@ import vtk
 from MTMed3DLib.attributes import LESION, READER_GRADE
 
 if TYPE_CHECKING:
+    from MTMed3DLib.nodes import Array
     from MTMed3DLib.scene import StudyScene
 
 HEADINGS = ("lesion", "score", "state", "size mm", "whole tumour ml", "enhancing ml")
 
 
-def lesion_rows(study: StudyScene) -> list[dict[str, str]]:
-    """One row of texts a lesion: number, score, state, size, and the millilitres inside its box."""
+def lesion_rows(study: StudyScene, labels: Array | None = None) -> list[dict[str, str]]:
+    """One row of texts a lesion: number, score, state, size, and the millilitres inside its box.
+
+    Args:
+        study: in the scene.
+        labels: `StudyScene.labels`, where somebody has just read them.
+    """
     from MTMed3DCore.findings import volumes_ml
 
     rows = []
-    labels = study.labels() if study.segmentation is not None else None
+    if labels is None and study.segmentation is not None:
+        labels = study.labels()
     for roi in study.boxes():
         box, score = study.box(roi), study.score(roi)
         whole = enhancing = "-"

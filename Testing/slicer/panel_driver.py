@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 """Far more than anything takes that does not compute."""
 SHAPE = (40, 44, 36)
+THRESHOLD = 0.05
+"""From which score on the obedient model reports a box."""
 SEQUENCES = ("t1", "t1ce", "t2", "flair")
 
 
@@ -29,10 +31,17 @@ class ObedientWorker:
         self.running = False
         self.log = "a line of the log"
         self._events: list[dict[str, Any]] = []
+        self._unanswered: str | None = None
+        self._waiting: list[Callable[[], None]] = []
 
     def request(self, command: str, **fields: Any) -> str:
         self.running = True
         self.sent.append({"id": str(len(self.sent) + 1), "command": command, **fields})
+        if command == "analyze":
+            self._unanswered = self.sent[-1]["id"]
+            waiting, self._waiting = self._waiting, []
+            for each in waiting:
+                each()
         return self.sent[-1]["id"]
 
     def cancel(self, request_id: str) -> str:
@@ -43,7 +52,7 @@ class ObedientWorker:
         return events
 
     def stop(self, timeout_s: float = 2.0) -> None:
-        self.running = False
+        self.running, self._unanswered = False, None
         self.stopped += 1
 
     def analyses(self) -> list[dict[str, Any]]:
@@ -52,11 +61,11 @@ class ObedientWorker:
 
     def progress(self, stage: str, fraction: float, text: str) -> None:
         """Tell of the latest analysis."""
-        self._send(event="progress", stage=stage, fraction=fraction, text=text)
+        self._when_asked(lambda: self._send(event="progress", stage=stage, fraction=fraction, text=text))
 
     def fail(self, code: str, text: str, remedy: str = "") -> None:
         """Let the latest analysis fail."""
-        self._send(event="error", code=code, text=text, remedy=remedy)
+        self._when_asked(lambda: self._answer(event="error", code=code, text=text, remedy=remedy))
 
     def answer(self, command: str, **fields: Any) -> None:
         """Answer the latest request of a command."""
@@ -65,9 +74,24 @@ class ObedientWorker:
 
     def finish(self, lesions: int = 2, warnings: tuple[str, ...] = ()) -> None:
         """Let the latest analysis end with findings on the grid of the T1ce that was handed over."""
+        self._when_asked(lambda: self._give(lesions, warnings))
+
+    def _give(self, lesions: int, warnings: tuple[str, ...]) -> None:
         request = self.analyses()[-1]
         folder = write_findings_for(Path(request["inputs"]["t1ce"]), Path(request["output"]), request["study"], lesions)
-        self._send(event="result", findings=str(folder / "findings.json"), warnings=list(warnings))
+        found = str(folder / "findings.json")
+        self._answer(event="result", findings=found, warnings=list(warnings), score_threshold=THRESHOLD)
+
+    def _when_asked(self, tell: Callable[[], None]) -> None:
+        """Now, or when the volumes have been handed over and the analysis is asked for."""
+        if self._unanswered is None:
+            self._waiting.append(tell)
+        else:
+            tell()
+
+    def _answer(self, **event: Any) -> None:
+        self._send(**event)
+        self._unanswered = None
 
     def _send(self, **event: Any) -> None:
         self._events.append({"id": self.analyses()[-1]["id"], **event})
@@ -142,3 +166,25 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON file."""
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
+
+
+def choose(panel: Any, row: int) -> Any:
+    """A click on a row of the lesions; returns its box."""
+    panel.ui.lesionTable.selectRow(row)
+    panel.ui.lesionTable.cellClicked.emit(row, 0)
+    return panel.findings.selected
+
+
+def export(panel: Any, let: Any) -> None:
+    """A click on *Export*, until it has ended."""
+    panel.ui.exportButton.click()
+    let(lambda: not panel.export.busy)
+
+
+def exported(panel: Any) -> Path:
+    """The folder of the shown study's export."""
+    return Path(panel.export.target)
+
+
+def states(panel: Any) -> list[str]:
+    return [row[-1] for row in texts_of(panel.ui.lesionTable)]

@@ -1,4 +1,4 @@
-"""Picture of an analysis as 3D Slicer's own libraries show it: an axial slice beside the 3D view, headless.
+"""Picture of an analysis as 3D Slicer's own libraries show it: three slices and the 3D view, headless.
 
     python Testing/slicer/render_scene.py OUT_FOLDER T1CE_OR_FLAIR PICTURE.png
 
@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
 
@@ -22,7 +23,10 @@ import vtk
 import vtkmodules.vtkRenderingFreeType
 import vtkmodules.vtkRenderingOpenGL2  # noqa: F401  (registers the renderer)
 
-SIZE = (640, 640)
+SIZE = (560, 560)
+ZOOM = 0.85
+"""Of the slices: how much of the whole volume's extent they show."""
+PLANES = ("Axial", "Sagittal", "Coronal")
 SLICE_MANAGERS = (
     "vtkMRMLModelSliceDisplayableManager",
     "vtkMRMLSegmentationsDisplayableManager2D",
@@ -35,6 +39,13 @@ THREE_D_MANAGERS = (
     "vtkMRMLSegmentationsDisplayableManager3D",
     "vtkMRMLMarkupsDisplayableManager",
 )
+
+
+class Shown(Protocol):
+    """What the views need: the scene, and the application's logic."""
+
+    scene: Any
+    app: Any
 
 
 class HeadlessSlicer:
@@ -70,10 +81,7 @@ class HeadlessSlicer:
         slicer.mrmlScene = self.scene
         node = slicer.util.addVolumeFromArray(np.ascontiguousarray(array.T), ijkToRAS=image.affine, name=path.name)
         node.CreateDefaultDisplayNodes()
-        display = node.GetDisplayNode()
-        display.SetAutoWindowLevel(0)
-        display.SetWindowLevelMinMax(0, float(np.percentile(array[array > 0], 99.7)))
-        display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
+        show_grey(node)
         return node
 
     def load_segmentation(self, path: Path, reference: Any) -> Any:
@@ -102,7 +110,7 @@ class HeadlessSlicer:
 class View:
     """A render window fed by displayable managers, as a view of the application is."""
 
-    def __init__(self, headless: HeadlessSlicer, factory: Any, managers: tuple[str, ...], logic: Any) -> None:
+    def __init__(self, headless: Shown, factory: Any, managers: tuple[str, ...], logic: Any) -> None:
         self.renderer, self.window = vtk.vtkRenderer(), vtk.vtkRenderWindow()
         self.window.SetOffScreenRendering(1)
         self.window.SetMultiSamples(0)  # with multisampling, depth peeling loses translucent surfaces
@@ -132,20 +140,21 @@ class View:
         return grab.GetOutput()
 
 
-def slice_view(headless: HeadlessSlicer, volume: Any, offset: float) -> View:
-    """The axial slice at height `offset` (mm, S)."""
+def slice_view(headless: Shown, volume: Any, plane: str, centre: Sequence[float]) -> View:
+    """The slice of a plane through a point in world RAS mm."""
     factory = slicer.vtkMRMLSliceViewDisplayableManagerFactory.GetInstance()
     logic = slicer.vtkMRMLSliceLogic()
     headless.app.GetSliceLogics().AddItem(logic)
     view = View(headless, factory, SLICE_MANAGERS, logic)
     view.renderer.GetActiveCamera().ParallelProjectionOn()
-    node = logic.AddSliceNode("Red")
+    node = logic.AddSliceNode(plane)
     view.managers.SetMRMLDisplayableNode(node)
-    node.SetOrientation("Axial")
+    node.SetOrientation(plane)
     logic.GetSliceCompositeNode().SetBackgroundVolumeID(volume.GetID())
     logic.ResizeSliceNode(*SIZE)
     logic.FitSliceToBackground()
-    logic.SetSliceOffset(offset)
+    node.SetFieldOfView(*(side * ZOOM for side in node.GetFieldOfView()[:2]), node.GetFieldOfView()[2])
+    node.JumpSliceByOffsetting(*centre)
     mapper, actor = vtk.vtkImageMapper(), vtk.vtkActor2D()
     mapper.SetColorWindow(255)
     mapper.SetColorLevel(127.5)
@@ -160,7 +169,7 @@ def slice_view(headless: HeadlessSlicer, volume: Any, offset: float) -> View:
     return view
 
 
-def three_d_view(headless: HeadlessSlicer) -> View:
+def three_d_view(headless: Shown, volume: Any) -> View:
     """Surfaces and boxes, seen from the front, the left and above."""
     factory = slicer.vtkMRMLThreeDViewDisplayableManagerFactory.GetInstance()
     logic = slicer.vtkMRMLViewLogic()
@@ -177,8 +186,58 @@ def three_d_view(headless: HeadlessSlicer) -> View:
     camera.SetFocalPoint(0, 0, 0)
     camera.SetPosition(-300, 500, 250)
     camera.SetViewUp(0, 0, 1)
-    view.renderer.ResetCamera()
+    view.renderer.ResetCamera(bounds_of_boxes(headless.scene) or volume_bounds(volume))
+    camera.Zoom(0.9)  # labels stand beside the boxes
     return view
+
+
+def bounds_of_boxes(scene: Any) -> list[float]:
+    """World bounds of all boxes of a scene together, or an empty list where there is none."""
+    together = vtk.vtkBoundingBox()
+    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLMarkupsROINode")):
+        bounds = [0.0] * 6
+        scene.GetNthNodeByClass(index, "vtkMRMLMarkupsROINode").GetRASBounds(bounds)
+        together.AddBounds(bounds)
+    bounds = [0.0] * 6
+    together.GetBounds(bounds)
+    return bounds if together.IsValid() else []
+
+
+def volume_bounds(volume: Any) -> list[float]:
+    """World bounds of a volume."""
+    bounds = [0.0] * 6
+    volume.GetRASBounds(bounds)
+    return bounds
+
+
+def show_grey(volume: Any) -> None:
+    """Show a volume in grey from nothing to nearly its brightest voxel."""
+    from vtk.util.numpy_support import vtk_to_numpy
+
+    voxels = vtk_to_numpy(volume.GetImageData().GetPointData().GetScalars())
+    display = volume.GetDisplayNode()
+    display.SetAutoWindowLevel(0)
+    display.SetWindowLevelMinMax(0, float(np.percentile(voxels[voxels > 0], 99.7)))
+    display.SetAndObserveColorNodeID("vtkMRMLColorTableNodeGrey")
+
+
+def picture_of(shown: Shown, volume: Any, centre: Sequence[float], picture: Path) -> None:
+    """Write three slices through a point and the 3D view, two beside two."""
+    rows = vtk.vtkImageAppend()
+    rows.SetAppendAxis(1)
+    made = [slice_view(shown, volume, plane, centre).pixels() for plane in PLANES]
+    made.append(three_d_view(shown, volume).pixels())
+    for pair in (made[2:], made[:2]):  # VTK counts rows from below
+        row = vtk.vtkImageAppend()
+        for each in pair:
+            row.AddInputData(each)
+        row.Update()
+        rows.AddInputData(row.GetOutput())
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    writer = vtk.vtkPNGWriter()
+    writer.SetFileName(str(picture))
+    writer.SetInputConnection(rows.GetOutputPort())
+    writer.Write()
 
 
 def render(folder: Path, background: Path, picture: Path) -> None:
@@ -189,21 +248,13 @@ def render(folder: Path, background: Path, picture: Path) -> None:
     for path in sorted((folder / "boxes").glob("*.mrk.json")):
         headless.load_box(path)
     lesions = json.loads((folder / "findings.json").read_text(encoding="utf-8"))["lesions"]
-    offset = float(lesions[0]["box"]["center_ras_mm"][2]) if lesions else volume_middle(volume)
-    both = vtk.vtkImageAppend()
-    for view in (slice_view(headless, volume, offset), three_d_view(headless)):
-        both.AddInputData(view.pixels())
-    writer = vtk.vtkPNGWriter()
-    writer.SetFileName(str(picture))
-    writer.SetInputConnection(both.GetOutputPort())
-    writer.Write()
+    picture_of(headless, volume, lesions[0]["box"]["center_ras_mm"] if lesions else middle_of(volume), picture)
 
 
-def volume_middle(volume: Any) -> float:
-    """Height of a volume's middle in mm, S."""
-    bounds = [0.0] * 6
-    volume.GetRASBounds(bounds)
-    return (bounds[4] + bounds[5]) / 2
+def middle_of(volume: Any) -> list[float]:
+    """World RAS mm of a volume's middle."""
+    bounds = volume_bounds(volume)
+    return [(bounds[2 * axis] + bounds[2 * axis + 1]) / 2 for axis in range(3)]
 
 
 if __name__ == "__main__":

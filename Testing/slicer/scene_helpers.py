@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import slicer
 from vtk.util.numpy_support import numpy_to_vtk
+from vtkmodules.vtkCommonCore import vtkCollection
 
 from MTMed3DCore.exports import write_findings
 from MTMed3DCore.geometry import Grid
@@ -77,3 +79,24 @@ def world_corners(roi: Any) -> np.ndarray:
 def farthest(corners: np.ndarray, others: np.ndarray) -> float:
     """Greatest distance from a corner to its nearest one of the other box."""
     return float(np.linalg.norm(corners[:, None] - others, axis=-1).min(axis=0).max())
+
+
+def with_files(scene: Any) -> tuple[Any, ...]:
+    """The logics without which a scene cannot read or write an .mrb file; to be kept while it does."""
+    application = slicer.vtkSlicerApplicationLogic()
+    application.SetMRMLScene(scene)
+    application.SetSliceLogics(vtkCollection())
+    application.SetViewLogics(vtkCollection())
+    remote = slicer.vtkMRMLRemoteIOLogic()
+    remote.SetMRMLScene(scene)
+    remote.SetMRMLApplicationLogic(application)
+    remote.GetCacheManager().SetRemoteCacheDirectory(tempfile.mkdtemp())
+    manager = slicer.vtkDataIOManagerLogic()
+    manager.SetMRMLScene(scene)
+    manager.SetMRMLApplicationLogic(application)
+    manager.SetAndObserveDataIOManager(remote.GetDataIOManager())
+    remote.AddDataIOToScene()
+    logics = [slicer.vtkSlicerMarkupsLogic(), slicer.vtkSlicerSegmentationsModuleLogic(), slicer.vtkSlicerTablesLogic()]
+    for logic in logics:
+        logic.SetMRMLScene(scene)
+    return application, remote, manager, logics

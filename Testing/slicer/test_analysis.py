@@ -5,20 +5,26 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from panel_driver import ObedientWorker
+from panel_driver import WAIT_S, ObedientWorker
 
 from MTMed3DLib import packages
-from MTMed3DLib.analysis import Analysis, State, study_name
+from MTMed3DLib.analysis import HANDED_OVER, Analysis, State
+from MTMed3DLib.naming import study_name
 from MTMed3DLib.sample_data import SampleStudy
 
 MODULE_FILE = Path(__file__).resolve().parent.parent.parent / "MTMed3DSlicer" / "MTMed3D.py"
+
+
+LEFT = ["t1", "t1ce", "t2"]
 
 
 class Node:
@@ -59,6 +65,47 @@ class Scene:
         return self.nodes[index]
 
 
+class Copies:
+    """Volumes that are handed over in no time."""
+
+    def __init__(self, given: Any) -> None:
+        self.given = given
+
+    def write(self, folder: Path, report: Any) -> dict[str, Path]:
+        report("read", 0.0, "Handing over")
+        return {name: folder / f"{name}.nrrd" for name in self.given}
+
+
+class SlowCopies(Copies):
+    """Volumes whose first file stands when `written` says so; then the next step is reported."""
+
+    def __init__(self, given: Any, began: threading.Event, written: threading.Event) -> None:
+        super().__init__(given)
+        self.began, self.written = began, written
+
+    def write(self, folder: Path, report: Any) -> dict[str, Path]:
+        report("read", 0.5, "Handing over T1")
+        (folder / "t1.nrrd").touch()
+        self.began.set()
+        assert self.written.wait(WAIT_S)
+        report("read", 1.0, "Handing over T1ce")
+        return super().write(folder, report)
+
+
+def until(done: Callable[[], bool]) -> None:
+    """Wait, since the volumes are handed over on another thread."""
+    end = time.monotonic() + WAIT_S
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def start(analysis: Analysis, nodes: dict[str, Node]) -> None:
+    """Start, and wait until the worker has been asked."""
+    analysis.start(nodes)
+    until(lambda: (analysis.poll() and bool(analysis.worker.analyses())) or analysis.failure is not None)
+
+
 class Shown:
     """What the analysis was told to show."""
 
@@ -67,7 +114,7 @@ class Shown:
     def __init__(self, _scene: Any, study_id: str) -> None:
         self.study_id = study_id
 
-    def show(self, folder: Path, t1ce: Any, inputs: Any) -> list[str]:
+    def show(self, folder: Path, t1ce: Any, inputs: Any, score_threshold: Any) -> list[str]:
         Shown.calls.append((self.study_id, folder, t1ce, sorted(inputs)))
         return ["1 boxes of the reader were kept."]
 
@@ -89,11 +136,8 @@ def worker() -> ObedientWorker:
 
 @pytest.fixture
 def analysis(nodes: dict[str, Node], worker: ObedientWorker, clock: list[float]) -> Iterator[Analysis]:
-    def write(given: Any, folder: Path) -> dict[str, Path]:
-        return {name: folder / f"{name}.nrrd" for name in given}
-
     Shown.calls = []
-    made = Analysis(Scene(list(nodes.values())), worker, write, Shown, lambda: clock[0])
+    made = Analysis(Scene(list(nodes.values())), worker, Copies, Shown, lambda: clock[0])
     yield made
     made.close()
 
@@ -101,11 +145,11 @@ def analysis(nodes: dict[str, Node], worker: ObedientWorker, clock: list[float])
 def test_a_result_is_shown_with_every_volume_that_is_still_there(
     analysis: Analysis, nodes: dict[str, Node], worker: ObedientWorker
 ) -> None:
-    analysis.start(nodes)
+    start(analysis, nodes)
     analysis.scene.nodes.remove(nodes["flair"])
     worker._send(event="result", findings="/somewhere/findings.json")
     assert analysis.poll()
-    assert Shown.calls == [("t1ce", Path("/somewhere"), nodes["t1ce"], ["t1", "t1ce", "t2"])]
+    assert Shown.calls == [(study_name(analysis.scene, nodes["t1ce"]), Path("/somewhere"), nodes["t1ce"], LEFT)]
     assert analysis.notices == ["1 boxes of the reader were kept."]
     assert (analysis.state, analysis.failure) == (State.IDLE, None)
 
@@ -119,7 +163,7 @@ def test_a_second_start_is_refused_while_one_runs(analysis: Analysis, nodes: dic
 def test_answers_to_other_requests_change_nothing(
     analysis: Analysis, nodes: dict[str, Node], worker: ObedientWorker
 ) -> None:
-    analysis.start(nodes)
+    start(analysis, nodes)
     worker._events.append({"id": "999", "event": "result", "findings": "x"})
     worker._events.append({"event": "ready"})
     assert not analysis.poll()
@@ -133,7 +177,7 @@ def test_a_worker_that_cannot_be_started_is_a_failure_with_a_remedy(
         raise FileNotFoundError("no such program")
 
     monkeypatch.setattr(worker, "request", refuse)
-    analysis.start(nodes)
+    start(analysis, nodes)
     assert analysis.failure is not None
     assert analysis.failure.code == "worker-missing"
     assert "no such program" in str(analysis.failure)
@@ -143,11 +187,12 @@ def test_a_worker_that_cannot_be_started_is_a_failure_with_a_remedy(
 def test_volumes_that_cannot_be_written_are_a_failure_in_words(
     nodes: dict[str, Node], worker: ObedientWorker
 ) -> None:
-    def refuse(*_: Any) -> dict[str, Path]:
-        raise OSError(28, "No space left on device")
+    class Refused(Copies):
+        def write(self, folder: Path, report: Any) -> dict[str, Path]:
+            raise OSError(28, "No space left on device")
 
-    analysis = Analysis(Scene(list(nodes.values())), worker, refuse, Shown)
-    analysis.start(nodes)
+    analysis = Analysis(Scene(list(nodes.values())), worker, Refused, Shown)
+    start(analysis, nodes)
     assert analysis.failure is not None
     assert "No space left on device" in str(analysis.failure)
     assert worker.analyses() == []
@@ -160,8 +205,8 @@ def test_a_result_that_cannot_be_shown_is_a_failure_and_not_an_exception(
         def show(self, *_: Any) -> list[str]:
             raise ValueError("findings.json is no object")
 
-    analysis = Analysis(Scene(list(nodes.values())), worker, lambda given, folder: {}, Broken)
-    analysis.start(nodes)
+    analysis = Analysis(Scene(list(nodes.values())), worker, Copies, Broken)
+    start(analysis, nodes)
     worker._send(event="result", findings="/somewhere/findings.json")
     analysis.poll()
     assert analysis.failure is not None
@@ -172,7 +217,7 @@ def test_a_result_that_cannot_be_shown_is_a_failure_and_not_an_exception(
 def test_the_worker_is_given_time_to_stop_before_it_is_ended(
     analysis: Analysis, nodes: dict[str, Node], worker: ObedientWorker, clock: list[float]
 ) -> None:
-    analysis.start(nodes)
+    start(analysis, nodes)
     analysis.cancel()
     clock[0] = 0.5
     analysis.poll()
@@ -182,13 +227,69 @@ def test_the_worker_is_given_time_to_stop_before_it_is_ended(
     assert (analysis.state, worker.stopped) == (State.IDLE, 1)
 
 
-def test_the_name_of_a_study_is_given_once_and_to_one_volume() -> None:
-    first, second = Node("T1 post"), Node("T1 post")
+class TestHandingOver:
+    @pytest.fixture
+    def slow(
+        self, nodes: dict[str, Node], worker: ObedientWorker, clock: list[float]
+    ) -> Iterator[tuple[Analysis, threading.Event, threading.Event]]:
+        began, written = threading.Event(), threading.Event()
+
+        def take(given: Any) -> SlowCopies:
+            return SlowCopies(given, began, written)
+
+        made = Analysis(Scene(list(nodes.values())), worker, take, Shown, lambda: clock[0])
+        yield made, began, written
+        written.set()
+        made.close()
+
+    def test_it_is_told_step_by_step_and_nothing_is_asked_before_its_end(
+        self, slow: Any, nodes: dict[str, Node], worker: ObedientWorker
+    ) -> None:
+        analysis, began, written = slow
+        analysis.start(nodes)
+        assert began.wait(WAIT_S)
+        analysis.poll()
+        assert (analysis.state, analysis.text, worker.analyses()) == (State.RUNNING, "Handing over T1", [])
+        assert analysis.fraction == pytest.approx(0.5 * HANDED_OVER)
+        written.set()
+        until(lambda: analysis.poll() and bool(worker.analyses()))
+        assert analysis.fraction == pytest.approx(HANDED_OVER)
+
+    def test_a_cancel_stops_it_before_the_next_volume_and_removes_its_files(
+        self, slow: Any, nodes: dict[str, Node], worker: ObedientWorker
+    ) -> None:
+        analysis, began, written = slow
+        analysis.start(nodes)
+        assert began.wait(WAIT_S)
+        folder = analysis._run.folder
+        analysis.cancel()
+        assert analysis.state is State.CANCELLING
+        written.set()
+        until(lambda: analysis.poll() and not analysis.busy)
+        assert (analysis.failure.code, worker.analyses(), folder.exists()) == ("cancelled", [], False)
+
+    def test_a_disk_that_hangs_is_not_waited_for_and_its_files_go_when_it_comes_back(
+        self, slow: Any, nodes: dict[str, Node], worker: ObedientWorker, clock: list[float]
+    ) -> None:
+        analysis, began, written = slow
+        analysis.start(nodes)
+        assert began.wait(WAIT_S)
+        folder = analysis._run.folder
+        analysis.cancel()
+        clock[0] = 0.9
+        analysis.poll()
+        assert (analysis.state, worker.stopped, folder.exists()) == (State.IDLE, 0, True)
+        written.set()
+        until(lambda: not folder.exists())
+
+
+def test_the_name_of_a_study_tells_no_volume_s_name_and_is_given_once() -> None:
+    first, second = Node("DOE_JANE post"), Node("T1 post")
     scene = Scene([first, second])
-    assert study_name(scene, first) == "T1 post"
-    assert study_name(scene, second) == "T1 post (2)"
-    first.name = "renamed"
-    assert study_name(scene, first) == "T1 post"
+    at = datetime(2025, 11, 21, 9, 5, 7)
+    assert study_name(scene, first, lambda: at) == "case-20251121-090507"
+    assert study_name(scene, second, lambda: at) == "case-20251121-090507-2"
+    assert study_name(scene, first, lambda: at + timedelta(days=1)) == "case-20251121-090507"
 
 
 class TestPackages:

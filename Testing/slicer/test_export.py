@@ -18,8 +18,15 @@ from MTMed3DCore.errors import WrongUse  # noqa: E402
 from MTMed3DCore.exports import write_findings  # noqa: E402
 from MTMed3DCore.exports.review import FORMATS  # noqa: E402
 from MTMed3DCore.reviewed import read_reviewed_case  # noqa: E402
-from MTMed3DLib.export import export_review, open_reviewed  # noqa: E402
-from MTMed3DLib.nodes import grid_of, ijk_to_ras, oriented_image  # noqa: E402
+from MTMed3DLib.background import Stopped  # noqa: E402
+from MTMed3DLib.export import (  # noqa: E402
+    export_review,
+    open_reviewed,
+    reviewed_case,
+    show_reviewed,
+    write_case,
+)
+from MTMed3DLib.nodes import grid_of, ijk_to_ras, oriented_image, voxels_of  # noqa: E402
 from MTMed3DLib.review import Review  # noqa: E402
 from MTMed3DLib.scene import StudyScene  # noqa: E402
 from Testing.example_findings import GRIDS, SHAPE, findings_on  # noqa: E402
@@ -126,3 +133,46 @@ def test_a_grid_without_a_transform_is_exported_as_it_came_in(scene: Any, tmp_pa
     for name, node in nodes.items():
         assert case.images[name].grid.same_as(grid_of(node))
     np.testing.assert_array_equal(case.labels, findings_on(GRIDS["sagittal, left-handed"], with_study=False).labels)
+
+
+def test_a_case_that_is_copied_is_what_it_was_whatever_happens_to_the_scene(scene: Any, tmp_path: Path) -> None:
+    study, nodes = shown_study(scene, tmp_path / "result")
+    case = reviewed_case(Review(study))
+    labels, voxels = case.labels.copy(), case.images["t2"].array.copy()
+    voxels_of(nodes["t2"].GetImageData())[...] = 0
+    Review(study).write_labels(np.zeros_like(labels))
+    scene.Clear(1)
+    write_case(case, tmp_path / "out", ["training_case"])
+    read = read_reviewed_case(tmp_path / "out")
+    np.testing.assert_array_equal(read.labels, labels)
+    np.testing.assert_array_equal(read.images["t2"].array, voxels)
+
+
+def test_a_listener_that_stops_any_step_leaves_no_file(scene: Any, tmp_path: Path) -> None:
+    case = reviewed_case(Review(shown_study(scene, tmp_path / "result")[0]))
+    steps: list[float] = []
+    write_case(case, tmp_path / "whole", FORMATS, lambda _stage, fraction, _text: steps.append(fraction))
+    assert steps == sorted(steps)
+    assert len(steps) >= 8
+    for stop_at in range(len(steps)):
+        left = iter(range(stop_at))
+
+        def stop(*_: Any, left: Any = left) -> None:
+            if next(left, None) is None:
+                raise Stopped
+
+        with pytest.raises(Stopped):
+            write_case(case, tmp_path / "stopped", FORMATS, stop)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["result", "whole"]
+
+
+def test_a_case_comes_into_the_scene_in_steps_and_leaves_it_when_they_are_given_up(scene: Any, tmp_path: Path) -> None:
+    export_review(Review(shown_study(scene, tmp_path / "result")[0]), tmp_path / "out", ["training_case"])
+    other, case = slicer.vtkMRMLScene(), read_reviewed_case(tmp_path / "out")
+    empty = other.GetNumberOfNodesByClass("vtkMRMLVolumeNode")
+    steps = show_reviewed(other, case)
+    next(steps)
+    assert other.GetNumberOfNodesByClass("vtkMRMLVolumeNode") == empty + 1
+    steps.close()
+    assert other.GetNumberOfNodesByClass("vtkMRMLVolumeNode") == empty
+    assert StudyScene.find(other) == []

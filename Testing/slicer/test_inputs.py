@@ -14,7 +14,7 @@ from scene_helpers import SEQUENCES, add_transform, add_volume, rigid  # noqa: E
 
 from MTMed3DCore.geometry import Grid  # noqa: E402
 from MTMed3DCore.volume import read_volume  # noqa: E402
-from MTMed3DLib.inputs import reasons, suggest, write_inputs  # noqa: E402
+from MTMed3DLib.inputs import reasons, suggest, take_inputs  # noqa: E402
 from MTMed3DLib.nodes import matrix_of, voxels_of  # noqa: E402
 from Testing.example_findings import GRIDS  # noqa: E402
 
@@ -104,7 +104,7 @@ def test_overlap_is_judged_where_the_transforms_put_the_volumes(scene: Any, node
 @pytest.mark.parametrize("grid", list(GRIDS))
 def test_volumes_are_written_voxel_by_voxel_on_their_own_grids(scene: Any, tmp_path: Path, grid: str) -> None:
     nodes = {name: add_volume(scene, name, GRIDS[grid], seed) for seed, name in enumerate(SEQUENCES)}
-    for name, path in write_inputs(nodes, tmp_path).items():
+    for name, path in take_inputs(nodes).write(tmp_path).items():
         volume = read_volume(path)
         np.testing.assert_array_equal(volume.array, voxels_of(nodes[name].GetImageData()))
         np.testing.assert_allclose(volume.grid.affine, GRIDS[grid].affine, atol=1e-4)
@@ -119,7 +119,7 @@ def test_what_stands_between_a_sequence_and_t1ce_goes_into_its_geometry(
     child.SetAndObserveTransformNodeID(parent.GetID())
     for name, node in nodes.items():
         node.SetAndObserveTransformNodeID((child if name == "t2" else parent).GetID())
-    files = write_inputs(nodes, tmp_path)
+    files = take_inputs(nodes).write(tmp_path)
     own = GRIDS["oblique"].affine
     np.testing.assert_allclose(read_volume(files["t1ce"]).grid.affine, own, atol=1e-4)
     np.testing.assert_allclose(read_volume(files["t2"]).grid.affine, registration @ own, atol=1e-4)
@@ -127,7 +127,7 @@ def test_what_stands_between_a_sequence_and_t1ce_goes_into_its_geometry(
 
 def test_a_study_that_cannot_be_run_is_not_written(scene: Any, nodes: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="FLAIR is not chosen"):
-        write_inputs({**nodes, "flair": None}, tmp_path)
+        take_inputs({**nodes, "flair": None})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -137,5 +137,5 @@ def test_whole_numbers_stay_whole(scene: Any, nodes: dict[str, Any], tmp_path: P
     image = oriented_image((np.arange(20 * 24 * 16) % 251).astype(np.uint8).reshape(20, 24, 16), np.eye(4))
     nodes["t1"].SetAndObserveImageData(image)
     nodes["t1"].SetIJKToRASMatrix(matrix_of(GRIDS["oblique"].affine))
-    volume = read_volume(write_inputs(nodes, tmp_path)["t1"])
+    volume = read_volume(take_inputs(nodes).write(tmp_path)["t1"])
     assert volume.array[3, 5, 7] == (3 * 24 * 16 + 5 * 16 + 7) % 251

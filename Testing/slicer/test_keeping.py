@@ -12,8 +12,15 @@ import pytest
 slicer = pytest.importorskip("slicer", reason="the slicer-core wheel (extra 'slicer') is not installed")
 
 import vtk  # noqa: E402
-from scene_helpers import add_transform, add_volume, farthest, rigid, shown_study, world_corners  # noqa: E402
-from test_review import with_files  # noqa: E402
+from scene_helpers import (  # noqa: E402
+    add_transform,
+    add_volume,
+    farthest,
+    rigid,
+    shown_study,
+    with_files,
+    world_corners,
+)
 
 from MTMed3DCore.exports import write_findings  # noqa: E402
 from MTMed3DCore.geometry import Grid, WorldBox  # noqa: E402

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from panel_driver import WAIT_S, ObedientWorker, add_study, add_volume, texts_of, wait_until
+from panel_driver import THRESHOLD, ObedientWorker, add_study, add_volume, texts_of
 
 
 class TestStudy:
@@ -91,6 +91,7 @@ class TestRun:
         add_study(scene)
         let(lambda: panel.ui.analyzeButton.enabled)
         panel.ui.analyzeButton.click()
+        let(lambda: len(worker.analyses()) == 1)
         folder = Path(worker.analyses()[0]["inputs"]["t1"]).parent
         assert sorted(path.name for path in folder.iterdir()) == ["flair.nrrd", "t1.nrrd", "t1ce.nrrd", "t2.nrrd"]
         worker.finish()
@@ -102,6 +103,7 @@ class TestRun:
         let(lambda: panel.ui.analyzeButton.enabled)
         before = scene.GetNumberOfNodes()
         panel.ui.analyzeButton.click()
+        let(lambda: len(worker.analyses()) == 1)
         panel.ui.analyzeButton.click()
         assert panel.ui.analyzeButton.text == "Cancelling..."
         assert worker.sent[-1]["target"] == worker.analyses()[0]["id"]
@@ -111,14 +113,15 @@ class TestRun:
         assert scene.GetNumberOfNodes() == before
         assert worker.stopped == 0
 
-    def test_a_worker_that_does_not_stop_is_ended_within_a_second(
-        self, panel: Any, scene: Any, worker: ObedientWorker, application: Any, let: Any
+    def test_a_worker_that_does_not_stop_is_ended(
+        self, panel: Any, scene: Any, worker: ObedientWorker, let: Any
     ) -> None:
         add_study(scene)
         let(lambda: panel.ui.analyzeButton.enabled)
         panel.ui.analyzeButton.click()
+        let(lambda: len(worker.analyses()) == 1)
         panel.ui.analyzeButton.click()
-        assert wait_until(lambda: panel.ui.analyzeButton.text == "Analyze", application, WAIT_S) < 1.0
+        let(lambda: panel.ui.analyzeButton.text == "Analyze")
         assert worker.stopped == 1
 
     def test_a_result_that_arrives_after_the_cancel_is_dropped(
@@ -127,6 +130,7 @@ class TestRun:
         add_study(scene)
         let(lambda: panel.ui.analyzeButton.enabled)
         panel.ui.analyzeButton.click()
+        let(lambda: len(worker.analyses()) == 1)
         panel.ui.analyzeButton.click()
         worker.finish()
         let(lambda: panel.ui.analyzeButton.text == "Analyze")
@@ -142,13 +146,14 @@ class TestRun:
         assert panel.ui.stageLabel.text == "There is no model 'x'. Give a known name."
         assert panel.ui.analyzeButton.enabled
 
+    @pytest.mark.parametrize("code", ["memory", "out-of-memory"])
     def test_when_the_memory_of_the_gpu_runs_out_the_cpu_goes_on_and_says_so(
-        self, panel: Any, scene: Any, worker: ObedientWorker, let: Any
+        self, panel: Any, scene: Any, worker: ObedientWorker, let: Any, code: str
     ) -> None:
         add_study(scene)
         let(lambda: panel.ui.analyzeButton.enabled)
         panel.ui.analyzeButton.click()
-        worker.fail("memory", "The memory does not suffice to analyse this study.")
+        worker.fail(code, "The memory of the device 'cuda' does not suffice for this request.")
         let(lambda: len(worker.analyses()) == 2)
         assert [request["device"] for request in worker.analyses()] == ["auto", "cpu"]
         assert "The memory of the GPU did not suffice" in panel.ui.stageLabel.text
@@ -187,6 +192,7 @@ class TestInterruptions:
         add_study(scene)
         let(lambda: panel.ui.analyzeButton.enabled)
         panel.ui.analyzeButton.click()
+        let(lambda: len(worker.analyses()) == 1)
         scene.Clear(0)
         worker.finish()
         let(lambda: panel.ui.analyzeButton.text == "Analyze")
@@ -211,6 +217,7 @@ class TestInterruptions:
         add_study(scene)
         let(lambda: panel.ui.analyzeButton.enabled)
         panel.ui.analyzeButton.click()
+        let(lambda: len(worker.analyses()) == 1)
         folder = Path(worker.analyses()[0]["inputs"]["t1"]).parent
         panel.close()
         assert worker.stopped == 1
@@ -266,23 +273,42 @@ class TestFindings:
         analysed.ui.confidenceSlider.value = 0.0
         assert [row[0] for row in texts_of(analysed.ui.lesionTable)] == ["1", "2"]
 
-    def test_moving_the_slider_over_fifty_boxes_takes_less_than_a_tenth_of_a_second(
+    def test_the_slider_starts_where_the_model_starts_to_report(self, analysed: Any) -> None:
+        assert analysed.ui.confidenceSlider.value == pytest.approx(THRESHOLD)
+        assert analysed.ui.shownLabel.text == "2 of 2"
+
+    def test_a_filter_stays_for_its_study_and_does_not_hide_boxes_of_another(
+        self, analysed: Any, scene: Any, worker: ObedientWorker, let: Any
+    ) -> None:
+        analysed.ui.confidenceSlider.value = 0.9
+        analysed.ui.analyzeButton.click()
+        worker.finish()
+        let(lambda: analysed.ui.analyzeButton.text == "Analyze")
+        assert analysed.ui.shownLabel.text == "1 of 2"
+        analysed.study.choose(add_study(scene, "Second"))
+        analysed.ui.analyzeButton.click()
+        worker.finish()
+        let(lambda: analysed.findings.study is not None)
+        assert analysed.ui.shownLabel.text == "2 of 2"
+
+    def test_volumes_are_measured_without_the_t1ce_volume_too(self, analysed: Any, scene: Any, let: Any) -> None:
+        scene.RemoveNode(analysed.study.nodes["t1ce"])
+        analysed.ui.wholeTumourVolume.text = ""
+        let(lambda: analysed.ui.wholeTumourVolume.text == "18.8 ml")
+
+    def test_fifty_boxes_are_filtered_at_every_position_of_the_slider(
         self, panel: Any, scene: Any, worker: ObedientWorker, let: Any
     ) -> None:
-        from time import perf_counter
-
         add_study(scene)
         let(lambda: panel.ui.analyzeButton.enabled)
         panel.ui.analyzeButton.click()
         worker.finish(lesions=50)
         let(lambda: panel.findings.study is not None)
-        times = []
+        scores = [panel.findings.study.score(box) for box in panel.findings.study.boxes()]
         for value in (0.3, 0.5, 0.7, 0.2, 0.0):
-            began = perf_counter()
             panel.ui.confidenceSlider.value = value
-            times.append(perf_counter() - began)
+            assert len(texts_of(panel.ui.lesionTable)) == sum(score >= value for score in scores)
         assert len(texts_of(panel.ui.lesionTable)) == 50
-        assert sorted(times)[2] < 0.1
 
     def test_a_region_is_hidden_and_made_translucent(self, analysed: Any) -> None:
         display = analysed.findings.study.segmentation.GetDisplayNode()

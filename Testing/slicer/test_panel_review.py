@@ -6,22 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
-from panel_driver import add_study, texts_of
+from panel_driver import add_study, choose, states, texts_of
 
 MIDDLE = (40.0, 44.0, 36.0)
 """World RAS mm of the middle of the small study."""
-
-
-def choose(panel: Any, row: int) -> Any:
-    """A click on a row of the lesions; returns its box."""
-    panel.ui.lesionTable.selectRow(row)
-    panel.ui.lesionTable.cellClicked.emit(row, 0)
-    return panel.findings.selected
-
-
-def states(panel: Any) -> list[str]:
-    return [row[-1] for row in texts_of(panel.ui.lesionTable)]
 
 
 class TestBoxes:
@@ -142,86 +130,6 @@ class TestDecisions:
             let(lambda: analysed.ui.analyzeButton.text == "Analyze")
         assert scene.GetNumberOfNodes() == nodes
         assert len(analysed.Observations) == observed
-
-
-class TestExport:
-    def test_the_button_says_what_is_missing(self, panel: Any) -> None:
-        assert not panel.ui.exportButton.enabled
-        assert panel.ui.exportButton.toolTip.splitlines() == ["Analyse a study first.", "Choose a folder."]
-
-    def test_the_case_on_disk_is_what_the_scene_shows(self, analysed: Any, tmp_path: Path) -> None:
-        from MTMed3DCore.reviewed import read_reviewed_case
-
-        choose(analysed, 1)
-        analysed.ui.rejectButton.click()
-        analysed.ui.gradeCombo.setCurrentIndex(2)
-        analysed.ui.reportCheck.checked = False
-        analysed.ui.exportFolder.setCurrentPath(str(tmp_path))
-        analysed.ui.exportButton.click()
-        assert analysed.ui.exportLabel.text == f"Written: {tmp_path / 'MR t1ce'}"
-        case = read_reviewed_case(tmp_path / "MR t1ce")
-        np.testing.assert_array_equal(case.labels, analysed.findings.study.labels())
-        assert [box.state for box in case.boxes] == ["proposed", "rejected"]
-        assert (case.grade, case.grade_by) == ("LGG", "reader")
-
-    def test_an_earlier_export_is_replaced_only_when_the_reader_agrees(
-        self, analysed: Any, application: Any, tmp_path: Path
-    ) -> None:
-        analysed.ui.reportCheck.checked = False
-        analysed.ui.exportFolder.setCurrentPath(str(tmp_path))
-        analysed.ui.exportButton.click()
-        before = (tmp_path / "MR t1ce" / "case.json").read_bytes()
-        analysed.ui.gradeCombo.setCurrentIndex(2)
-        analysed.ui.exportButton.click()
-        assert application.messages[-1][0] == "question"
-        assert analysed.ui.exportLabel.text == "Nothing was written."
-        assert (tmp_path / "MR t1ce" / "case.json").read_bytes() == before
-        application.answers.append(True)
-        analysed.ui.exportButton.click()
-        assert (tmp_path / "MR t1ce" / "case.json").read_bytes() != before
-
-    @pytest.mark.parametrize(("answer", "state"), [(True, "rejected"), (False, "proposed")])
-    def test_the_reader_says_what_becomes_of_boxes_that_the_confidence_hides(
-        self, analysed: Any, application: Any, tmp_path: Path, answer: bool, state: str
-    ) -> None:
-        from MTMed3DCore.reviewed import read_reviewed_case
-
-        analysed.ui.confidenceSlider.value = 0.9
-        analysed.ui.reportCheck.checked = False
-        analysed.ui.exportFolder.setCurrentPath(str(tmp_path))
-        application.answers.append(answer)
-        analysed.ui.exportButton.click()
-        assert "hides 1 box" in application.messages[0][1]
-        assert [box.state for box in read_reviewed_case(tmp_path / "MR t1ce").boxes] == ["proposed", state]
-
-    def test_a_failed_export_says_why(self, analysed: Any, scene: Any, tmp_path: Path) -> None:
-        analysed.ui.exportFolder.setCurrentPath(str(tmp_path))
-        scene.RemoveNode(analysed.study.nodes["flair"])
-        analysed.ui.exportButton.click()
-        assert "Nothing was written: FLAIR is no longer in the scene." in analysed.ui.exportLabel.text
-        assert list(tmp_path.iterdir()) == []
-
-    def test_an_exported_case_is_opened_again_with_every_decision(
-        self, analysed: Any, scene: Any, tmp_path: Path, let: Any
-    ) -> None:
-        choose(analysed, 0)
-        analysed.ui.keepButton.click()
-        analysed.ui.difficultyCombo.setCurrentIndex(3)
-        analysed.ui.reportCheck.checked = False
-        analysed.ui.exportFolder.setCurrentPath(str(tmp_path))
-        analysed.ui.exportButton.click()
-        scene.Clear(0)
-        let(lambda: analysed.findings.study is None)
-        assert analysed.export.open(tmp_path / "MR t1ce")
-        assert states(analysed) == ["kept", "proposed"]
-        assert analysed.ui.difficultyCombo.currentText == "hard"
-        assert all(node is not None for node in analysed.study.nodes.values())
-        let(lambda: analysed.ui.analyzeButton.enabled)
-
-    def test_what_is_no_case_is_refused_with_a_reason(self, panel: Any, tmp_path: Path) -> None:
-        assert not panel.export.open(tmp_path)
-        assert str(tmp_path) in panel.ui.exportLabel.text
-        assert "cannot be opened" in panel.ui.exportLabel.text
 
 
 class TestReload:

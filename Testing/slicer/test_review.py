@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ import pytest
 
 slicer = pytest.importorskip("slicer", reason="the slicer-core wheel (extra 'slicer') is not installed")
 
-from scene_helpers import farthest, rigid, shown_study  # noqa: E402
-from vtkmodules.vtkCommonCore import vtkCollection  # noqa: E402
+from scene_helpers import farthest, rigid, shown_study, with_files  # noqa: E402
 
 from MTMed3DCore.datalist import build_datalist  # noqa: E402
 from MTMed3DCore.errors import WrongUse  # noqa: E402
@@ -155,27 +153,6 @@ def reviewed(scene: Any, folder: Path, **options: Any) -> Review:
     review.verdict, review.difficulty, review.comment = "accept after correction", "hard", 'unclear "rim", é'
     assert review.state(added) == "added"
     return review
-
-
-def with_files(scene: Any) -> tuple[Any, ...]:
-    """The logics without which a scene cannot read or write an .mrb file; to be kept while it does."""
-    application = slicer.vtkSlicerApplicationLogic()
-    application.SetMRMLScene(scene)
-    application.SetSliceLogics(vtkCollection())
-    application.SetViewLogics(vtkCollection())
-    remote = slicer.vtkMRMLRemoteIOLogic()
-    remote.SetMRMLScene(scene)
-    remote.SetMRMLApplicationLogic(application)
-    remote.GetCacheManager().SetRemoteCacheDirectory(tempfile.mkdtemp())
-    manager = slicer.vtkDataIOManagerLogic()
-    manager.SetMRMLScene(scene)
-    manager.SetMRMLApplicationLogic(application)
-    manager.SetAndObserveDataIOManager(remote.GetDataIOManager())
-    remote.AddDataIOToScene()
-    logics = [slicer.vtkSlicerMarkupsLogic(), slicer.vtkSlicerSegmentationsModuleLogic(), slicer.vtkSlicerTablesLogic()]
-    for logic in logics:
-        logic.SetMRMLScene(scene)
-    return application, remote, manager, logics
 
 
 def test_every_mark_of_the_reader_survives_saving_and_loading_the_scene(scene: Any, tmp_path: Path) -> None:

@@ -172,3 +172,14 @@ def test_boxes_that_hold_each_others_middle_are_one_lesion() -> None:
     assert same_place(box(0, 10), box(4, 10))
     assert not same_place(box(0, 10), box(6, 10))
     assert not same_place(box(0, 100), box(30, 10))
+
+
+@pytest.mark.parametrize(("threshold", "starts"), [(0.1, 0.1), (0.9, 0.48), (None, 0.48)])
+def test_the_confidence_starts_where_nothing_that_the_model_reports_is_hidden(
+    scene: Any, tmp_path: Path, threshold: float | None, starts: float
+) -> None:
+    study, nodes = shown_study(scene, tmp_path)
+    study.show(tmp_path, nodes["t1ce"], nodes, threshold)
+    assert [study.score(roi) for roi in study.boxes()] == pytest.approx([0.97, 0.485])
+    assert study.lowest_confidence == pytest.approx(starts)
+    assert study.set_confidence(study.lowest_confidence) == 2

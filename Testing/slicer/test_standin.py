@@ -94,3 +94,12 @@ def test_a_node_selector_follows_the_scene(scene: Any) -> None:
     scene.RemoveNode(node)
     assert selector.currentNode() is None
     assert seen == [node, None]
+
+
+def test_a_progress_bar_draws_its_own_text() -> None:
+    import qt
+
+    bar = qt.QProgressBar()
+    bar.setRange(0, 200)
+    bar.setValue(50)
+    assert bar.text() == "25%"

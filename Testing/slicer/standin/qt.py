@@ -18,8 +18,8 @@ from PySide6 import QtCore, QtGui, QtUiTools, QtWidgets
 
 CLASSES: dict[str, type] = {}
 """Every widget class that a .ui file may name."""
-_OVERRIDABLE = {"sizeHint", "minimumSizeHint"}
-"""Properties whose getter Qt itself calls as a virtual method."""
+_OVERRIDABLE = {"QWidget.sizeHint", "QWidget.minimumSizeHint", "QProgressBar.text"}
+"""Properties whose getter Qt itself calls as a virtual method; the attribute would be taken for an override of it."""
 _ABSTRACT = {"QObject", "QWidget", "QLayout", "QBoxLayout", "QCoreApplication", "QGuiApplication", "QApplication"}
 """Left as they are, since ``isinstance`` must hold for every subclass."""
 
@@ -46,7 +46,7 @@ def _with_property_attributes(cls: type) -> None:
     meta = cls.staticMetaObject  # type: ignore[attr-defined]
     for index in range(meta.propertyOffset(), meta.propertyCount()):
         name = meta.property(index).name()
-        if name not in _OVERRIDABLE:
+        if f"{cls.__name__}.{name}" not in _OVERRIDABLE:
             setattr(cls, name, _Property(name, getattr(cls, name, None)))
 
 
