@@ -3,7 +3,8 @@
 Layout, after the MONAI bundle specification::
 
     configs/metadata.json     MONAI's keys, plus `mtmed3d`: name, trained_on, sha256 of the weights
-    configs/inference.json    `network_def` (what `build_network` is called with) and `mtmed3d` (inference settings)
+    configs/inference.json    `network_def` (what `build_network` is called with: the family and its arguments) and
+                              `mtmed3d` (inference settings for brain studies or, marked by `kind`, for images)
     configs/manifest.json     SHA-256 and size of every other file
     models/model.safetensors  the weights, fp32 or fp16
     docs/README.md            the model card
@@ -30,13 +31,15 @@ from MTMed3DCore.bundles.manifest import (
 from MTMed3DCore.errors import ModelRefused, WrongUse
 from MTMed3DCore.findings import ModelIdentity
 from MTMed3DCore.hashing import file_sha256
+from MTMed3DCore.networks.registry import DEFAULT_FAMILY
 from MTMed3DCore.state_dicts import refuse_misfit
 
 if TYPE_CHECKING:
     import torch
 
+    from MTMed3DCore.images2d.settings import ImageSettings
     from MTMed3DCore.inference.settings import InferenceSettings  # at run time inference imports this package
-    from MTMed3DCore.networks import MultiTaskNetwork
+    from MTMed3DCore.networks import TaskNetwork
 
 METADATA = "configs/metadata.json"
 INFERENCE = "configs/inference.json"
@@ -58,7 +61,7 @@ class Bundle:
         version: of the model, for example ``"1.0.0"``.
         trained_on: one sentence.
         network_config: arguments of `MTMed3DCore.networks.build_network`.
-        settings: how the network is applied to a study.
+        applied: how the network is applied to a study or to an image.
         sha256: of the weights file, as the manifest records it; loading refuses any other.
         size: of the weights file in bytes.
         metadata: the whole of ``configs/metadata.json``.
@@ -69,17 +72,55 @@ class Bundle:
     version: str
     trained_on: str
     network_config: dict[str, Any]
-    settings: InferenceSettings
+    applied: InferenceSettings | ImageSettings
     sha256: str
     size: int
     metadata: dict[str, Any]
+
+    @property
+    def settings(self) -> InferenceSettings:
+        """How the network is applied to a brain study.
+
+        Raises:
+            ModelRefused: ``model-for-images``, a model for 2D images.
+        """
+        from MTMed3DCore.inference.settings import InferenceSettings
+
+        if not isinstance(self.applied, InferenceSettings):
+            text = f"The model {self.name} is made for 2D images, not for brain studies."
+            raise ModelRefused("model-for-images", text, "Choose another model, or give it images.")
+        return self.applied
+
+    @property
+    def image_settings(self) -> ImageSettings:
+        """How the network is applied to a 2D image.
+
+        Raises:
+            ModelRefused: ``model-for-studies``, a model for brain studies.
+        """
+        from MTMed3DCore.images2d.settings import ImageSettings
+
+        if not isinstance(self.applied, ImageSettings):
+            text = f"The model {self.name} is made for brain studies, not for 2D images."
+            raise ModelRefused("model-for-studies", text, "Choose a model that was trained on images.")
+        return self.applied
+
+    @property
+    def for_studies(self) -> bool:
+        """Whether it is applied to brain studies rather than to 2D images."""
+        return not (self.applied.to_dict().get("kind"))
+
+    @property
+    def family(self) -> str:
+        """The network's family, by its name in the registry."""
+        return str(self.network_config.get("family", DEFAULT_FAMILY))
 
     @property
     def identity(self) -> ModelIdentity:
         """What findings record of the model."""
         return ModelIdentity(self.name, self.version, self.sha256, self.trained_on)
 
-    def load(self, device: str | torch.device = "cpu") -> MultiTaskNetwork:
+    def load(self, device: str | torch.device = "cpu") -> TaskNetwork:
         """The network in evaluation mode with float32 weights on `device`, after verifying every file.
 
         Raises:
@@ -137,7 +178,7 @@ def verify(bundle: Bundle | Path) -> dict[str, str]:
     return {name: record.sha256 for name, record in records.items()}
 
 
-def network_with_weights(config: dict[str, Any], content: bytes, source: Path) -> MultiTaskNetwork:
+def network_with_weights(config: dict[str, Any], content: bytes, source: Path) -> TaskNetwork:
     """A network in evaluation mode with the tensors of a safetensors file.
 
     Args:
@@ -169,7 +210,9 @@ def network_with_weights(config: dict[str, Any], content: bytes, source: Path) -
         remedy="Use the weights and the configuration of one and the same bundle.",
     )
     network.load_state_dict(tensors)  # copies into the network's own float32 tensors, so fp16 files are cast here
-    return network.eval()
+    network.eval()
+    network.multiply_out()
+    return network
 
 
 def _verified_configs(folder: Path) -> dict[str, FileRecord]:
@@ -223,9 +266,10 @@ def _refuse_expressions(source: Path, where: str, value: object) -> None:
             raise ModelRefused("bundle-target", f"{source}: {where} is the expression {value!r}, which is never run.")
 
 
-def _settings(folder: Path, content: object) -> InferenceSettings:
+def _settings(folder: Path, content: object) -> InferenceSettings | ImageSettings:
+    from MTMed3DCore.images2d.settings import KIND, ImageSettings
     from MTMed3DCore.inference.settings import InferenceSettings
 
     if not isinstance(content, dict):
         raise ModelRefused("bundle-config", f"{folder / INFERENCE} has no object `mtmed3d`.")
-    return InferenceSettings.from_dict(content)
+    return ImageSettings.from_dict(content) if content.get("kind") == KIND else InferenceSettings.from_dict(content)

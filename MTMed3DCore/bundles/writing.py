@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -25,12 +26,14 @@ from MTMed3DCore.bundles.manifest import write_manifest
 from MTMed3DCore.errors import WrongUse
 from MTMed3DCore.findings import RESEARCH_USE
 from MTMed3DCore.hashing import file_sha256
+from MTMed3DCore.networks.registry import find_family
 
 if TYPE_CHECKING:
     import torch
 
+    from MTMed3DCore.images2d.settings import ImageSettings
     from MTMed3DCore.inference.settings import InferenceSettings
-    from MTMed3DCore.networks import MultiTaskNetwork
+    from MTMed3DCore.networks import TaskNetwork
 
 METADATA_SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
@@ -40,8 +43,8 @@ _REQUIRED_PACKAGES = ("nibabel", "SimpleITK", "safetensors", "scipy")
 
 def save_bundle(
     folder: str | Path,
-    network: MultiTaskNetwork,
-    settings: InferenceSettings,
+    network: TaskNetwork,
+    settings: InferenceSettings | ImageSettings,
     *,
     name: str,
     version: str,
@@ -57,7 +60,7 @@ def save_bundle(
     Args:
         folder: of the new bundle; must not exist unless `overwrite`.
         network: its tensors and its `config` are stored.
-        settings: how it is applied to a study.
+        settings: how it is applied to a study or to an image.
         name: letters, digits, dot, dash and underscore.
         version: of the model.
         trained_on: one sentence, shown with every result.
@@ -110,7 +113,7 @@ def _replace(partial: Path, folder: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _write_weights(path: Path, network: MultiTaskNetwork, half: bool) -> None:
+def _write_weights(path: Path, network: TaskNetwork, half: bool) -> None:
     from safetensors.torch import save_file
 
     tensors = network.state_dict()
@@ -137,7 +140,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
-def _inference(network: MultiTaskNetwork, settings: InferenceSettings) -> dict[str, Any]:
+def _inference(network: TaskNetwork, settings: InferenceSettings | ImageSettings) -> dict[str, Any]:
     return {"network_def": {"_target_": NETWORK_TARGET, **network.config}, "mtmed3d": settings.to_dict()}
 
 
@@ -149,31 +152,18 @@ def _installed(package: str) -> str:
 
 
 def _metadata(
-    network: MultiTaskNetwork, settings: InferenceSettings, name: str, version: str, trained_on: str, sha256: str
+    network: TaskNetwork,
+    settings: InferenceSettings | ImageSettings,
+    name: str,
+    version: str,
+    trained_on: str,
+    sha256: str,
 ) -> dict[str, Any]:
     """The keys of MONAI's bundle metadata schema, and ours under `mtmed3d`."""
-    channels = {str(index): sequence for index, sequence in enumerate(settings.channel_order)}
-    image = {
-        "type": "image",
-        "format": "magnitude",
-        "modality": "MR",
-        "num_channels": len(settings.channel_order),
-        "spatial_shape": ["32*n", "32*n", "32*n"],
-        "dtype": "float32",
-        "value_range": [-10, 10],
-        "is_patch_data": True,
-        "channel_def": channels,
-    }
-    regions = {
-        "type": "image",
-        "format": "segmentation",
-        "num_channels": 3,
-        "spatial_shape": ["32*n", "32*n", "32*n"],
-        "dtype": "float32",
-        "value_range": [0, 1],
-        "is_patch_data": True,
-        "channel_def": {"0": "tumour core", "1": "whole tumour", "2": "enhancing tumour"},
-    }
+    from MTMed3DCore.inference.settings import InferenceSettings  # at run time inference imports this package
+
+    family = find_family(network.family)
+    image, regions, subject = _studies(settings) if isinstance(settings, InferenceSettings) else _images(settings)
     return {
         "schema": METADATA_SCHEMA,
         "version": version,
@@ -183,12 +173,48 @@ def _metadata(
         "numpy_version": _installed("numpy"),
         "required_packages_version": {package: _installed(package) for package in _REQUIRED_PACKAGES},
         "name": name,
-        "task": "Brain tumour " + ", ".join(network.config.get("tasks", ())),
-        "description": f"MTMed3D network, preset {network.config.get('preset')}. Trained on: {trained_on}",
+        "task": f"{subject} " + ", ".join(network.tasks),
+        "description": f"Network of the family {_kind(network)}. Trained on: {trained_on}",
         "authors": "MTMed3D contributors",
         "copyright": "MTMed3D contributors",
         "intended_use": RESEARCH_USE,
-        "references": ["Li, Iyengar, Xu. MTMed3D. arXiv:2511.12373"],
+        "references": [family.reference],
         "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": regions}},
         "mtmed3d": {"name": name, "trained_on": trained_on, "sha256": sha256, "written_by": __version__},
     }
+
+
+def _kind(network: TaskNetwork) -> str:
+    preset = network.config.get("preset")
+    return network.family if preset is None else f"{network.family}, preset {preset}"
+
+
+def _tensor(form: str, sides: list[str], channels: Sequence[str], **others: Any) -> dict[str, Any]:
+    return {
+        "type": "image",
+        "format": form,
+        "num_channels": len(channels),
+        "spatial_shape": sides,
+        "dtype": "float32",
+        **others,
+        "channel_def": {str(index): name for index, name in enumerate(channels)},
+    }
+
+
+def _studies(settings: InferenceSettings) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Input, output and subject of a network for brain studies."""
+    sides, regions = ["32*n"] * 3, ("tumour core", "whole tumour", "enhancing tumour")
+    image = _tensor(
+        "magnitude", sides, settings.channel_order, modality="MR", value_range=[-10, 10], is_patch_data=True
+    )
+    return image, _tensor("segmentation", sides, regions, value_range=[0, 1], is_patch_data=True), "Brain tumour"
+
+
+def _images(settings: ImageSettings) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Input, output and subject of a network for images."""
+    truths, sides = settings.truths, [str(settings.side)] * 2
+    background = ("background",) if truths.channels > len(truths.regions) else ()
+    colours = ("red", "green", "blue") if settings.channels == 3 else ("grey",)
+    image = _tensor("image", sides, colours, modality="2D image", value_range=[-1, 1], is_patch_data=False)
+    regions = (*background, *truths.regions)
+    return image, _tensor("segmentation", sides, regions, value_range=[0, 1], is_patch_data=False), "Image"

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from monai.apps.detection.networks.retinanet_network import RetinaNetClassificationHead, RetinaNetRegressionHead
 from monai.networks.blocks.feature_pyramid_network import FeaturePyramidNetwork
+from monai.networks.layers.factories import Conv
 from torch import nn
 
 DETECTION_STRIDES = (4, 8, 16, 32)
@@ -39,13 +40,15 @@ class PathAggregationPyramid(FeaturePyramidNetwork):
     Args:
         in_channels: channels of the incoming maps, fine to coarse.
         width: channels of every outgoing map.
+        spatial_dims: 2 or 3.
     """
 
-    def __init__(self, in_channels: list[int], width: int) -> None:
-        super().__init__(spatial_dims=3, in_channels_list=in_channels, out_channels=width)
+    def __init__(self, in_channels: list[int], width: int, spatial_dims: int = 3) -> None:
+        super().__init__(spatial_dims=spatial_dims, in_channels_list=in_channels, out_channels=width)
         steps = len(in_channels) - 1
-        self.down_blocks = nn.ModuleList(nn.Conv3d(width, width, 3, stride=2, padding=1) for _ in range(steps))
-        self.bottom_up_blocks = nn.ModuleList(nn.Conv3d(width, width, 3, padding=1) for _ in range(steps))
+        conv = Conv[Conv.CONV, spatial_dims]
+        self.down_blocks = nn.ModuleList(conv(width, width, 3, stride=2, padding=1) for _ in range(steps))
+        self.bottom_up_blocks = nn.ModuleList(conv(width, width, 3, padding=1) for _ in range(steps))
         for convolution in (*self.down_blocks, *self.bottom_up_blocks):
             nn.init.kaiming_uniform_(convolution.weight, a=1)
             nn.init.zeros_(convolution.bias)
@@ -65,24 +68,26 @@ class DetectionDecoder(nn.Module):
         feature_size: the encoder's.
         num_anchors: anchors at each place of a map.
         published: use `PublishedPyramid`.
+        spatial_dims: 2 or 3.
     """
 
-    def __init__(self, feature_size: int, num_anchors: int, *, published: bool) -> None:
+    def __init__(self, feature_size: int, num_anchors: int, *, published: bool = False, spatial_dims: int = 3) -> None:
         super().__init__()
         channels = [feature_size * 2**level for level in range(1, 5)]
         width = 2 * feature_size
         self.fpn: FeaturePyramidNetwork = (
             PublishedPyramid(spatial_dims=3, in_channels_list=channels, out_channels=width)
             if published
-            else PathAggregationPyramid(channels, width)
+            else PathAggregationPyramid(channels, width, spatial_dims)
         )
-        self.classification_head = RetinaNetClassificationHead(width, num_anchors, 1, spatial_dims=3)
-        self.regression_head = RetinaNetRegressionHead(width, num_anchors, spatial_dims=3)
+        self.classification_head = RetinaNetClassificationHead(width, num_anchors, 1, spatial_dims=spatial_dims)
+        self.regression_head = RetinaNetRegressionHead(width, num_anchors, spatial_dims=spatial_dims)
 
     def forward(self, features: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Five feature maps to, for each of `DETECTION_STRIDES`, logits (B, A, x, y, z) and deltas (B, 6A, x, y, z).
 
-        The deltas are those of MONAI's `BoxCoder` with unit weights, anchor by anchor.
+        In two dimensions (B, A, x, y) and (B, 4A, x, y). The deltas are those of MONAI's `BoxCoder` with unit weights,
+        anchor by anchor.
         """
         named = OrderedDict((str(level), features[level]) for level in range(1, 5))
         scores, boxes = self.classification_head, self.regression_head

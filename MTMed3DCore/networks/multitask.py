@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,34 +10,19 @@ from torch import nn
 
 from MTMed3DCore.errors import WrongUse
 from MTMed3DCore.networks.detection import DetectionDecoder
+from MTMed3DCore.networks.fast import encode
 from MTMed3DCore.networks.grading import GradingBranch
+from MTMed3DCore.networks.interface import MultiTaskOutput, TaskNetwork, check_image
+from MTMed3DCore.networks.registry import TASKS
 from MTMed3DCore.networks.swin import STRIDES, build_encoder
 from MTMed3DCore.networks.unetr import SegmentationDecoder
 
-TASKS = ("segmentation", "detection", "grading")
 PRESETS = ("mtmed3d", "published")
 FEATURE_SIZES = (12, 24, 48)
 SEQUENCE_COUNT = 4
 
 
-@dataclass(frozen=True)
-class MultiTaskOutput:
-    """Everything that one pass gives; a task that the network was built without is None.
-
-    Args:
-        segmentation: logits (B, 3, X, Y, Z) of tumour core, whole tumour and enhancing tumour.
-        grade: logits (B, 2) of LGG and HGG.
-        detection: for strides 4, 8, 16 and 32, score logits (B, A, x, y, z) and box deltas (B, 6A, x, y, z).
-        features: the encoder's five levels, strides 2 to 32.
-    """
-
-    segmentation: torch.Tensor | None
-    grade: torch.Tensor | None
-    detection: list[tuple[torch.Tensor, torch.Tensor]] | None
-    features: list[torch.Tensor]
-
-
-class MultiTaskNetwork(nn.Module):
+class MultiTaskNetwork(TaskNetwork):
     """The network of both presets and of the single-task variants.
 
     Args:
@@ -51,6 +35,8 @@ class MultiTaskNetwork(nn.Module):
     Raises:
         WrongUse: an unknown preset, size or task.
     """
+
+    family = "mtmed3d"
 
     def __init__(self, preset: str, feature_size: int, tasks: Sequence[str], num_anchors: int) -> None:
         super().__init__()
@@ -89,10 +75,8 @@ class MultiTaskNetwork(nn.Module):
         Raises:
             ValueError: not four channels, or a side that is no multiple of 32.
         """
-        if x.ndim != 5 or x.shape[1] != SEQUENCE_COUNT or any(side % STRIDES[-1] for side in x.shape[2:]):
-            raise ValueError(f"The network takes (B, 4, X, Y, Z) with sides that are multiples of 32, got {x.shape}.")
-        levels: list[torch.Tensor] = self.encoder(x)
-        return levels
+        check_image(x, 3, SEQUENCE_COUNT, STRIDES[-1])
+        return encode(self.encoder, x)
 
     def segment(self, x: torch.Tensor, features: Sequence[torch.Tensor]) -> torch.Tensor | None:
         """Logits (B, 3, X, Y, Z), or None in a network without the segmentation decoder."""
@@ -102,9 +86,9 @@ class MultiTaskNetwork(nn.Module):
         """Scores and deltas by level, or None in a network without the detection decoder."""
         return None if self.detection_decoder is None else self.detection_decoder(features)
 
-    def grade(self, segmentation: torch.Tensor | None) -> torch.Tensor | None:
+    def grade(self, source: torch.Tensor | None) -> torch.Tensor | None:
         """Grade logits (B, 2) from segmentation logits, or None in a network without the grading branch."""
-        return None if self.grading_branch is None or segmentation is None else self.grading_branch(segmentation)
+        return None if self.grading_branch is None or source is None else self.grading_branch(source)
 
     def forward(self, x: torch.Tensor) -> MultiTaskOutput:
         """Image (B, 4, X, Y, Z) in the order T1, T1ce, T2, FLAIR to every task's output, in one encoder pass."""
@@ -112,8 +96,21 @@ class MultiTaskNetwork(nn.Module):
         segmentation = self.segment(x, features)
         return MultiTaskOutput(segmentation, self.grade(segmentation), self.detect(features), features)
 
+    def multiply_out(self) -> None:
+        """Fuse the linear parts of the segmentation decoder."""
+        if self.segmentation_decoder is not None:
+            self.segmentation_decoder.multiply_out()
 
-def build_network(
+    def last_shared(self) -> list[torch.Tensor]:
+        """The deepest merge."""
+        return [self.encoder.get_parameter("layers4.0.downsample.reduction.weight")]
+
+    def costly_parts(self) -> list[nn.Module]:
+        """Parts of the segmentation decoder at full and half resolution, which hold most of its activations."""
+        return [] if self.segmentation_decoder is None else self.segmentation_decoder.fine_parts()
+
+
+def build_mtmed3d(
     preset: str = "mtmed3d", feature_size: int = 24, tasks: Sequence[str] = TASKS, num_anchors: int = 5
 ) -> MultiTaskNetwork:
     """A network with fresh weights; see `MultiTaskNetwork` for the arguments."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import torch
 
-from MTMed3DCore.networks.multitask import MultiTaskNetwork, build_network
+from MTMed3DCore.networks.multitask import MultiTaskNetwork, build_mtmed3d
 from MTMed3DCore.state_dicts import refuse_misfit
 
 _PARTS = {
@@ -37,7 +37,7 @@ def network_from_published(state_dict: Mapping[str, torch.Tensor]) -> MultiTaskN
     Raises:
         ModelRefused: a tensor is missing, unknown or of another shape; the text names it.
     """
-    network = build_network("published", feature_size=48)
+    network = build_mtmed3d("published", feature_size=48)
     ours = network.state_dict()
     given = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
     wanted = {published_name(name): name for name in ours}

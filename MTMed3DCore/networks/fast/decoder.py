@@ -1,0 +1,138 @@
+"""The segmentation decoder with its linear parts multiplied out: the same function, fewer and smaller products.
+
+A block of Swin UNETR's decoder upsamples by a transposed convolution, joins the skip connection and convolves. The two
+convolutions follow each other without anything in between, so they are one: a convolution of 2 x 2 x 2 low-resolution
+voxels for each of the eight places of a fine voxel inside a coarse one (sub-pixel form, Shi et al., arXiv 1609.05158).
+The skip connection keeps its own part of the kernel, and the joined map is never built. Zero padding stays exact,
+because the transposed convolution has no bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import conv3d, layer_norm, leaky_relu_
+
+SLOPE = 0.01
+"""Of the blocks' leaky ReLU."""
+PHASES = tuple(product(range(2), repeat=3))
+"""Places of a fine voxel inside a coarse one."""
+
+
+def normalise(x: torch.Tensor) -> torch.Tensor:
+    """Instance norm without affine part (B, C, X, Y, Z): each channel is a row."""
+    return layer_norm(x.flatten(2), (x[0, 0].numel(),)).view(x.shape)
+
+
+def pointwise(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """A 1 x 1 x 1 convolution as one matrix product: weight (O, C), x (B, C, X, Y, Z)."""
+    return torch.matmul(weight, x.flatten(2)).view(len(x), len(weight), *x.shape[2:])
+
+
+def _matrix(convolution: Any) -> torch.Tensor:
+    """The weight of a 1 x 1 x 1 convolution as a matrix."""
+    matrix: torch.Tensor = convolution.conv.weight.flatten(1)
+    return matrix
+
+
+def residual(block: Any, x: torch.Tensor) -> torch.Tensor:
+    """MONAI's UnetResBlock on (B, C, X, Y, Z)."""
+    y = leaky_relu_(normalise(conv3d(x, block.conv1.conv.weight, padding=1)), SLOPE)
+    y = normalise(conv3d(y, block.conv2.conv.weight, padding=1))
+    shortcut = normalise(pointwise(x, _matrix(block.conv3))) if block.downsample else x
+    return leaky_relu_(y + shortcut, SLOPE)
+
+
+class FusedUp(nn.Module):
+    """One upsampling block.
+
+    Args:
+        block: MONAI's UnetrUpBlock; it must not change afterwards.
+    """
+
+    up: torch.Tensor
+    across: torch.Tensor
+    up_shortcut: torch.Tensor
+    across_shortcut: torch.Tensor
+    second: torch.Tensor
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        transposed = block.transp_conv.conv.weight.detach().double()
+        first = block.conv_block.conv1.conv.weight.detach()
+        shortcut = _matrix(block.conv_block.conv3).detach()
+        middle = transposed.shape[1]
+        up_shortcut = torch.einsum("om,imabc->abcoi", shortcut[:, :middle].double(), transposed).flatten(0, 3)
+        weights = {
+            "up": _sub_pixel(transposed, first[:, :middle].double()),
+            "across": first[:, middle:],
+            "up_shortcut": up_shortcut,
+            "across_shortcut": shortcut[:, middle:],
+            "second": block.conv_block.conv2.conv.weight.detach(),
+        }
+        for name, weight in weights.items():
+            self.register_buffer(name, weight.to(first.dtype).contiguous(), persistent=False)
+
+    def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        """Coarse (B, I, X, Y, Z) and skip connection (B, S, 2X, 2Y, 2Z) to (B, O, 2X, 2Y, 2Z)."""
+        y = conv3d(skip, self.across, padding=1)
+        # One voxel more than the coarse map along each axis: phase 0 reads from the first, phase 1 from the second.
+        places = conv3d(x, self.up, padding=1).unflatten(1, (2, 2, 2, -1))
+        depth, height, width = x.shape[2:]
+        for a, b, c in PHASES:
+            y[:, :, a::2, b::2, c::2] += places[:, a, b, c, :, a : a + depth, b : b + height, c : c + width]
+        y = leaky_relu_(normalise(y), SLOPE)
+        y = normalise(conv3d(y, self.second, padding=1))
+        shortcut = pointwise(skip, self.across_shortcut)
+        shares = pointwise(x, self.up_shortcut).unflatten(1, (2, 2, 2, -1))
+        for a, b, c in PHASES:
+            shortcut[:, :, a::2, b::2, c::2] += shares[:, a, b, c]
+        return leaky_relu_(y + normalise(shortcut), SLOPE)
+
+
+def _sub_pixel(transposed: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
+    """Transposed convolution (I, M, 2, 2, 2) of stride 2 and 3 x 3 x 3 convolution (O, M, 3, 3, 3) as one.
+
+    Returns:
+        (8 O, I, 2, 2, 2): for each phase and output channel, the weights of two coarse voxels along each axis; phase 0
+        reads the voxel before and its own, phase 1 its own and the one after.
+    """
+    inputs, outputs = transposed.shape[0], following.shape[0]
+    fused = transposed.new_zeros(2, 2, 2, outputs, inputs, 2, 2, 2)
+    for phase in PHASES:
+        for tap in product(range(3), repeat=3):
+            # The fine voxel that a tap reads, counted from the coarse voxel's own first, is phase + tap - 1.
+            fine = [p + t - 1 for p, t in zip(phase, tap, strict=True)]
+            a, b, c = (f // 2 - (p - 1) for f, p in zip(fine, phase, strict=True))
+            i, j, k = (f % 2 for f in fine)
+            x, y, z = tap
+            share = torch.einsum("im,om->oi", transposed[:, :, i, j, k], following[:, :, x, y, z])
+            fused[phase][:, :, a, b, c] += share
+    return fused.flatten(0, 3)
+
+
+class FusedSegmentation(nn.Module):
+    """A segmentation decoder multiplied out, for use without gradients.
+
+    Args:
+        decoder: `MTMed3DCore.networks.unetr.SegmentationDecoder`; its weights must not change afterwards.
+    """
+
+    def __init__(self, decoder: Any) -> None:
+        super().__init__()
+        ups = (decoder.decoder5, decoder.decoder4, decoder.decoder3, decoder.decoder2, decoder.decoder1)
+        self.ups = nn.ModuleList(FusedUp(up) for up in ups)
+
+    def forward(self, decoder: Any, image: torch.Tensor, features: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The decoder that this was made from, image (B, C, X, Y, Z) and features to logits (B, 3, X, Y, Z)."""
+        x = residual(decoder.encoder10.layer, features[4])
+        blocks = (None, decoder.encoder4, decoder.encoder3, decoder.encoder2, decoder.encoder1)
+        sources = (features[3], features[2], features[1], features[0], image)
+        for up, block, source in zip(self.ups, blocks, sources, strict=True):
+            x = up(x, source if block is None else residual(block.layer, source))
+        out = decoder.out.conv.conv
+        return pointwise(x, out.weight.flatten(1)) + out.bias.view(1, -1, 1, 1, 1)

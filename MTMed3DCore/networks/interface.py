@@ -1,0 +1,101 @@
+"""What training, inference and bundles ask of a network, whatever its family."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+Level = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class MultiTaskOutput:
+    """Everything that one pass gives; a task that the network was built without is None.
+
+    The spatial axes ``(X, Y, Z)`` are ``(X, Y)`` in a network of two dimensions.
+
+    Args:
+        segmentation: logits (B, R, X, Y, Z) of the regions; in brain studies core, whole and enhancing tumour.
+        grade: logits (B, L) of the labels; in brain studies LGG and HGG.
+        detection: for each level, score logits (B, A, x, y, z) and box deltas (B, 6A, x, y, z); 4A in two dimensions.
+        features: the encoder's levels, fine to coarse.
+    """
+
+    segmentation: torch.Tensor | None
+    grade: torch.Tensor | None
+    detection: list[Level] | None
+    features: list[torch.Tensor]
+
+
+class TaskNetwork(nn.Module, ABC):
+    """A shared encoder with a decoder for each of some tasks.
+
+    Attributes:
+        family: its name in the registry.
+        tasks: what it was built for, among `MTMed3DCore.networks.TASKS`.
+        grades_image: `grade` reads an image; otherwise it reads segmentation logits.
+        encoder: what all tasks share.
+    """
+
+    family: ClassVar[str] = ""
+    grades_image: ClassVar[bool] = False
+    tasks: tuple[str, ...]
+    encoder: nn.Module
+
+    @property
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """The arguments of `MTMed3DCore.networks.build_network` that make this network again, as JSON types."""
+
+    @abstractmethod
+    def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Image (B, C, X, Y, Z) to the encoder's levels.
+
+        Raises:
+            ValueError: an image of another number of channels or axes, or with sides that do not fit the strides.
+        """
+
+    @abstractmethod
+    def segment(self, x: torch.Tensor, features: Sequence[torch.Tensor]) -> torch.Tensor | None:
+        """Logits (B, R, X, Y, Z) of an image and its levels, or None in a network without this task."""
+
+    def detect(self, features: Sequence[torch.Tensor]) -> list[Level] | None:
+        """Scores and deltas by level, or None in a network without this task."""
+        return None
+
+    @abstractmethod
+    def grade(self, source: torch.Tensor | None) -> torch.Tensor | None:
+        """Logits (B, L), or None in a network without this task.
+
+        Args:
+            source: an image where `grades_image`, segmentation logits otherwise.
+        """
+
+    @abstractmethod
+    def last_shared(self) -> list[torch.Tensor]:
+        """The weights of the last layer that every task reads, on which GradNorm measures gradients."""
+
+    def multiply_out(self) -> None:
+        """Make ready for use without gradients what pays to be computed once; training drops it again."""
+        return
+
+    def costly_parts(self) -> list[nn.Module]:
+        """Parts at fine resolution outside the transformer blocks; with gradient checkpointing they keep nothing."""
+        return []
+
+
+def check_image(x: torch.Tensor, spatial_dims: int, channels: int, stride: int) -> None:
+    """Refuse an image that a network cannot take.
+
+    Raises:
+        ValueError: another number of axes or channels, or a side that is no multiple of `stride`.
+    """
+    if x.ndim != spatial_dims + 2 or x.shape[1] != channels or any(side % stride for side in x.shape[2:]):
+        axes = ", ".join("XYZ"[:spatial_dims])
+        wanted = f"(B, {channels}, {axes}) with sides that are multiples of {stride}"
+        raise ValueError(f"The network takes {wanted}, got {tuple(x.shape)}.")
