@@ -1,1 +1,1 @@
-"""Evaluation: label conventions, overlap measures and a baseline without learning."""
+"""Evaluation: label conventions, measures against the truth, baselines without learning, and reports."""
