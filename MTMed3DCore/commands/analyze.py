@@ -12,6 +12,14 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from MTMed3DCore.commands.clinical import (
+    add_clinical_options,
+    check_clinical_options,
+    check_study,
+    named_series,
+    write_more,
+    write_options,
+)
 from MTMed3DCore.commands.console import (
     Subparsers,
     add_compute_options,
@@ -20,19 +28,23 @@ from MTMed3DCore.commands.console import (
     print_table,
     progress_bar,
 )
+from MTMed3DCore.commands.images import analyze_images, are_images
 from MTMed3DCore.errors import Cancelled, InputRefused, ModelRefused, MTMed3DError, WrongUse
 
 if TYPE_CHECKING:
     from MTMed3DCore.bundles import Bundle
     from MTMed3DCore.findings import Findings
-    from MTMed3DCore.networks import MultiTaskNetwork
+    from MTMed3DCore.networks import TaskNetwork
+    from MTMed3DCore.preparation.record import PreparationRecord
     from MTMed3DCore.progress import Progress
+    from MTMed3DCore.study import Study
 
 CHANNELS = ("t1", "t1ce", "t2", "flair")
 """The sequences; `MTMed3DCore.sequences.SEQUENCES`, named here so that the help loads no numpy."""
 DESCRIPTION = """\
-Analyses studies of four MR sequences. Each CASE is a folder with T1, T1ce, T2 and FLAIR, or a CSV file with one study a
-row: columns `case`, or `t1`, `t1ce`, `t2` and `flair`; `id` names the study. Paths are relative to the CSV file.
+Analyses studies of four MR sequences. Each CASE is a folder with T1, T1ce, T2 and FLAIR (image files, or one patient's
+DICOM study among whatever other series: see `mtmed3d series`), or a CSV file with one study a row: columns `case`, or
+`t1`, `t1ce`, `t2` and `flair`; `id` names the study. Paths are relative to the CSV file.
 One study is written into OUT itself, several into one subfolder each; a study that is refused does not stop the others.
 """
 EPILOG = """\
@@ -41,9 +53,11 @@ examples:
   mtmed3d analyze --t1 a.nii.gz --t1ce b.nii.gz --t2 c.nii.gz --flair d.nii.gz -o results/
   mtmed3d analyze cohort/* -o results/ --device cuda
   mtmed3d analyze studies.csv -o results/ --json
+  mtmed3d analyze a.png b.png -o results/ --model runs/isic/bundle
 
 written per study: findings.json, segmentation.nii.gz (1 necrotic core, 2 oedema, 4 enhancing), segmentation.seg.nrrd
-and boxes/*.mrk.json for 3D Slicer, preview.png, report.html. For research use only.
+and boxes/*.mrk.json for 3D Slicer, preview.png, report.html, report.pdf, and
+preparation/ with transforms and brain mask; --dicom adds dicom/*.dcm. For research use only.
 """
 
 
@@ -75,7 +89,7 @@ class LoadedModel:
     """A bundle and its network, kept from study to study."""
 
     bundle: Bundle
-    network: MultiTaskNetwork
+    network: TaskNetwork
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -90,6 +104,13 @@ def add_parser(subparsers: Subparsers) -> None:
     files = parser.add_argument_group("files of one study, instead of CASE")
     for channel in CHANNELS:
         files.add_argument(f"--{channel}", type=Path, metavar="FILE")
+    more = parser.add_argument_group("preparation and comparison, for one study")
+    more.add_argument("--mask", type=Path, metavar="FILE", help="brain mask in the space of the T1ce, instead of ours")
+    more.add_argument(
+        "--preparation", type=Path, metavar="FOLDER", help="use transforms and mask of an earlier result again"
+    )
+    more.add_argument("--prior", type=Path, metavar="FOLDER", help="earlier result of this patient to compare with")
+    add_clinical_options(parser)
     add_compute_options(parser)
     add_output_options(parser)
     parser.set_defaults(run=run)
@@ -97,10 +118,15 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Analyse every study; returns 0 or the exit code of the first refusal."""
+    if are_images(options.cases):
+        return analyze_images(options)
     requests, cohort = find_requests(options)
     targets = [options.output / request.name if cohort else options.output for request in requests]
-    if not cohort:
+    if cohort:
+        refuse_for_cohort(options)
+    else:
         refuse_existing(targets[0], options.overwrite)
+    check_clinical_options(options, cohort)
     model = load_model(options)
     answers: list[dict[str, Any]] = []
     code = 0
@@ -160,9 +186,12 @@ def read_analyze_write(
     from MTMed3DCore.study import Study
 
     start = perf_counter()
-    study = Study.read(request.case, **request.files, progress=progress)
+    prior = read_prior(options)
+    study = Study.read(request.case, **request.files, series=named_series(options), progress=progress)
     if request.id:
         study = replace(study, id=request.id)
+    check_study(options, study)
+    mask, preparation = read_preparations(options, study)
     findings = analyze(
         study,
         model.bundle,
@@ -171,8 +200,44 @@ def read_analyze_write(
         progress,
         network=model.network,
         read_s=perf_counter() - start,
+        mask=mask,
+        preparation=preparation,
+        prior=prior,
     )
-    return findings, findings.write(target, overwrite=options.overwrite, progress=progress)
+    path = findings.write(target, overwrite=options.overwrite, progress=progress, **write_options(options))
+    write_more(options, findings)
+    return findings, path
+
+
+def read_prior(options: argparse.Namespace) -> Findings | None:
+    """The earlier result that ``--prior`` names."""
+    place: Path | None = getattr(options, "prior", None)
+    if place is None:
+        return None
+    from MTMed3DCore.exports import read_findings
+
+    return read_findings(place)
+
+
+def read_preparations(options: argparse.Namespace, study: Study) -> tuple[Any, PreparationRecord | None]:
+    """The brain mask that ``--mask`` names and the preparation that ``--preparation`` names."""
+    mask: Path | None = getattr(options, "mask", None)
+    earlier: Path | None = getattr(options, "preparation", None)
+    if mask is None and earlier is None:
+        return None, None
+    from MTMed3DCore.preparation.record import read_mask, read_preparation
+
+    return (
+        None if mask is None else read_mask(mask, study.grid),
+        None if earlier is None else read_preparation(earlier, study.grid),
+    )
+
+
+def refuse_for_cohort(options: argparse.Namespace) -> None:
+    """Refuse what belongs to one study where several are given."""
+    for name in ("mask", "preparation", "prior"):
+        if getattr(options, name, None) is not None:
+            raise WrongUse("usage", f"--{name} belongs to one study, and several are given.", "Analyse it on its own.")
 
 
 def find_requests(options: argparse.Namespace) -> tuple[list[Request], bool]:

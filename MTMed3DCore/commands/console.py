@@ -10,7 +10,14 @@ from typing import Any, Protocol
 
 from MTMed3DCore.progress import Progress, silent
 
-STAGES = {"read": "Reading", "prepare": "Preparing", "infer": "Analysing", "write": "Writing", "train": "Training"}
+STAGES = {
+    "read": "Reading",
+    "prepare": "Preparing",
+    "infer": "Analysing",
+    "write": "Writing",
+    "train": "Training",
+    "evaluate": "Evaluating",
+}
 
 
 class Subparsers(Protocol):
@@ -73,16 +80,18 @@ def progress_bar(title: str, shown: bool) -> Iterator[Progress]:
         yield tell
 
 
-def print_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table on stdout: the first column to the left, the others to the right."""
+def print_table(
+    title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], *, left: Sequence[str] = ()
+) -> None:
+    """A table on stdout: the first column and those named by `left` to the left, the others to the right."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=escape(title) or None, title_justify="left", box=SIMPLE_HEAD)
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if index else "left", overflow="fold")
+        table.add_column(heading, justify="right" if index and heading not in left else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
     # Away from a terminal rich assumes 80 columns and would fold paths; a log or a pipe has no width.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from MTMed3DCore.commands.console import Subparsers, add_output_options, new_parser, print_table, progress_bar
+from MTMed3DCore.commands.images import list_images
 from MTMed3DCore.errors import WrongUse
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ EPILOG = """\
 examples:
   mtmed3d datalist MICCAI_BraTS_2019_Data_Training -o brats19.json
   mtmed3d datalist BraTS2020_TrainingData reviewed/ -o both.json --folds 5 --seed 1
+  mtmed3d datalist ISIC-2017 -o isic.json --images
 """
 
 
@@ -41,6 +43,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--annotation", type=Path, metavar="JSON", help="the published data_annotation.json, for grades"
     )
+    parser.add_argument("--images", action="store_true", help="the folder holds 2D images with masks, boxes or labels")
     add_output_options(parser)
     parser.set_defaults(run=run)
 
@@ -51,6 +54,8 @@ def run(options: argparse.Namespace) -> int:
 
     if options.output.exists() and not options.overwrite:
         raise WrongUse("output-exists", f"{options.output} exists.", "Choose another file, or give --overwrite.")
+    if options.images:
+        return list_images(options)
     with progress_bar("Looking for labelled studies", not options.quiet) as progress:
         listed = build_datalist(
             options.folders,

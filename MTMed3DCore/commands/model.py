@@ -67,8 +67,8 @@ def run_list(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"models": [_summary(bundle) for bundle in bundles]}, indent=2))
     elif bundles:
-        rows = [(b.name, b.version, f"{b.size / 1e6:.1f} MB", str(b.folder)) for b in bundles]
-        print_table("Models", ("name", "version", "weights", "folder"), rows)
+        rows = [(b.name, b.version, b.family, f"{b.size / 1e6:.1f} MB", str(b.folder)) for b in bundles]
+        print_table("Models", ("name", "version", "family", "weights", "folder"), rows)
     else:
         print("No models found. Looked in:", *bundle_roots(), sep="\n  ")
     return 0
@@ -83,7 +83,7 @@ def run_info(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(summary, indent=2))
         return 0
-    for key in ("name", "version", "trained_on", "sha256", "bytes", "folder"):
+    for key in ("name", "version", "family", "trained_on", "sha256", "bytes", "folder"):
         print(f"{key:<12} {summary[key]}")
     for title in ("network", "settings"):
         print(f"{title}:")
@@ -128,6 +128,7 @@ def _summary(bundle: Bundle) -> dict[str, Any]:
         **asdict(bundle.identity),
         "folder": str(bundle.folder),
         "bytes": bundle.size,
+        "family": bundle.family,
         "network": bundle.network_config,
-        "settings": bundle.settings.to_dict(),
+        "settings": bundle.applied.to_dict(),
     }

@@ -6,7 +6,10 @@
 ``segmentation.seg.nrrd``   the same voxels with names, colours and terminology, for 3D Slicer
 ``boxes/lesion-N.mrk.json`` one oriented box a lesion, for 3D Slicer
 ``preview.png``             three planes through every lesion
+``preparation/``            transforms, brain mask and figures of the preparation, to inspect and use again
 ``report.html``             one self-contained page
+``report.pdf``              the same on pages
+``dicom/``                  on request: segmentation.dcm, measurements.dcm and report.dcm, see `exports.dicom`
 ``.mtmed3d.json``           SHA-256 of each of the above as written, so that edits are noticed
 ==========================  =============================================================================
 """
@@ -20,13 +23,16 @@ import numpy as np
 
 from MTMed3DCore.errors import InputRefused
 from MTMed3DCore.exports.atomic import edited_files, publishing
+from MTMed3DCore.exports.dicom import write_dicom
 from MTMed3DCore.exports.json_file import document_findings, document_grid, read_document, write_json
 from MTMed3DCore.exports.markups import write_markups
 from MTMed3DCore.exports.nifti import read_nifti, write_nifti
 from MTMed3DCore.exports.preview import write_preview
 from MTMed3DCore.exports.report import write_report
+from MTMed3DCore.exports.report_pdf import write_report_pdf
 from MTMed3DCore.exports.seg_nrrd import write_seg_nrrd
 from MTMed3DCore.findings import REGION_LABELS, Findings
+from MTMed3DCore.preparation.record import write_preparation
 from MTMed3DCore.progress import Progress, silent
 
 __all__ = ["edited_files", "read_findings", "write_findings"]
@@ -37,10 +43,18 @@ SLICER_SEGMENTATION = "segmentation.seg.nrrd"
 BOXES = "boxes"
 PREVIEW = "preview.png"
 REPORT = "report.html"
+REPORT_PDF = "report.pdf"
+PREPARATION = "preparation"
+DICOM = "dicom"
 
 
 def write_findings(
-    findings: Findings, folder: str | Path, *, overwrite: bool = False, progress: Progress = silent
+    findings: Findings,
+    folder: str | Path,
+    *,
+    overwrite: bool = False,
+    dicom: str | None = None,
+    progress: Progress = silent,
 ) -> Path:
     """Write every export of one study into a folder, which appears complete or not at all.
 
@@ -51,6 +65,7 @@ def write_findings(
         folder: a new or empty folder; with `overwrite` any folder.
         overwrite: replace an earlier result in the folder. Files that are not ours stay as they are, and a file of
             ours that somebody edited since is never replaced: the whole write is refused instead.
+        dicom: ``"BINARY"`` or ``"LABELMAP"`` adds DICOM objects; the study must have come as DICOM.
         progress: told of every file, stage ``write``.
 
     Returns:
@@ -58,7 +73,8 @@ def write_findings(
 
     Raises:
         WrongUse, OutOfResources: the folder cannot take the files, see `atomic.publishing`.
-        InputRefused: ``findings-invalid`` or ``labels-invalid``, the findings contradict their own contract.
+        InputRefused: ``findings-invalid`` or ``labels-invalid``, the findings contradict their own contract;
+            ``dicom-source``, see `exports.dicom.write_dicom`.
     """
     started = perf_counter()
     target = Path(folder)
@@ -75,6 +91,12 @@ def write_findings(
         write_preview(findings, partial / PREVIEW)
         progress("write", 0.9, "Writing the report")
         write_report(findings, partial / REPORT, partial / PREVIEW)
+        write_report_pdf(findings, partial / REPORT_PDF)
+        if findings.preparation is not None:
+            write_preparation(findings.preparation, partial / PREPARATION)
+        if dicom is not None:
+            progress("write", 0.95, "Writing the DICOM objects")
+            write_dicom(findings, partial / DICOM, dicom, pdf=(partial / REPORT_PDF).read_bytes())
         write_json(findings, partial / FINDINGS, _timing(findings, perf_counter() - started))
     progress("write", 1.0, "Written")
     return target / FINDINGS

@@ -31,7 +31,7 @@ def findings_document(findings: Findings, timing_s: Mapping[str, float] | None =
     grid = findings.grid
     created = findings.created.astimezone(UTC).isoformat().replace("+00:00", "Z")
     study_grid = {"shape": list(grid.shape), "spacing_mm": _floats(grid.spacing), "affine_ras": _floats(grid.affine)}
-    return {
+    document = {
         "schema": SCHEMA,
         "created": created,
         "study": {"id": findings.study_id, "sequences": dict(findings.sources), "grid": study_grid},
@@ -43,6 +43,11 @@ def findings_document(findings: Findings, timing_s: Mapping[str, float] | None =
         "timing_s": _plain(findings.timing_s if timing_s is None else timing_s),
         "software": dict(findings.software),
     }
+    if findings.preparation is not None:
+        document["preparation"] = _plain(findings.preparation.document())
+    if findings.comparison is not None:
+        document["comparison"] = _plain(findings.comparison)
+    return document
 
 
 def check_document(document: Any, where: str) -> None:
@@ -116,12 +121,13 @@ def document_findings(document: Mapping[str, Any], labels: npt.NDArray[np.uint8]
         timing_s=document["timing_s"],
         software=document["software"],
         created=datetime.fromisoformat(document["created"]),
+        comparison=document.get("comparison"),
     )
 
 
 def _lesion_document(lesion: Lesion, grid: Grid) -> dict[str, Any]:
     box = lesion.box
-    return {
+    document = {
         "id": lesion.id,
         "score": float(lesion.score),
         "origin": lesion.origin,
@@ -131,13 +137,16 @@ def _lesion_document(lesion: Lesion, grid: Grid) -> dict[str, Any]:
         "longest_diameter_mm": float(lesion.longest_diameter_mm),
         "rano": None if lesion.rano is None else _plain(lesion.rano),
     }
+    if lesion.laterality is not None:
+        document["laterality"] = _plain(lesion.laterality)
+    return document
 
 
 def _lesion(entry: Mapping[str, Any]) -> Lesion:
     box = entry["box"]
     world = WorldBox(np.array(box["center_ras_mm"]), np.array(box["size_mm"]), np.array(box["axes_ras"]))
     kept = ("id", "score", "volumes_ml", "longest_diameter_mm", "origin", "rano")
-    return Lesion(box=world, **{name: entry[name] for name in kept})
+    return Lesion(box=world, **{name: entry[name] for name in kept}, laterality=entry.get("laterality"))
 
 
 def _plain(value: Any) -> Any:

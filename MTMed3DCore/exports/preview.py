@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MAX_LESIONS = 6
 """Rows of the picture at most; further lesions are counted in words."""
+SCALE_BAR_MM = 50.0
 _BACKGROUND, _INK, _MUTED = "#101418", "#f2f4f6", "#9aa5b1"
 _OVERLAY_OPACITY = 0.55
 _AIR, _MARGIN = 0.1, 0.06
@@ -70,6 +71,14 @@ class _Anatomical:
         spacing[self.orientation[:, 0].astype(int)] = self.grid.spacing
         return spacing
 
+    def points(self, points: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """World points (N, 3), RAS mm, as voxels of the anatomical array."""
+        voxels, result = self.grid.to_voxel(points), np.empty(points.shape)
+        for axis, (target, direction) in enumerate(self.orientation):
+            last = self.grid.shape[axis] - 1
+            result[:, int(target)] = voxels[:, axis] if direction > 0 else last - voxels[:, axis]
+        return result
+
     def box(self, box: VoxelBox) -> VoxelBox:
         lower, upper = np.empty(3), np.empty(3)
         for axis, (target, direction) in enumerate(self.orientation):
@@ -79,20 +88,95 @@ class _Anatomical:
         return VoxelBox.from_list([*lower, *upper])
 
 
+@dataclass(frozen=True, eq=False)
+class KeyImages:
+    """What is drawn of a study, made once for all of its lesions.
+
+    Args:
+        findings: of the study.
+        view: its grid along the nearest anatomical axes; what follows is seen so.
+        labels: uint8 (R, A, S).
+        image: T1ce (R, A, S), or None.
+        window: grey values of black and of white.
+        shown: the part that is shown.
+    """
+
+    findings: Findings
+    view: _Anatomical
+    labels: npt.NDArray[Any]
+    image: npt.NDArray[Any] | None
+    window: tuple[float, float]
+    shown: VoxelBox
+
+    @classmethod
+    def of(cls, findings: Findings) -> KeyImages:
+        """Those of a study; without the study itself in the findings only its regions."""
+        view = _Anatomical(findings.grid)
+        labels = view.array(findings.labels)
+        image = None if findings.study is None else view.array(findings.study.sequences["t1ce"].array)
+        window = (0.0, 1.0) if image is None else _window(image)
+        return cls(findings, view, labels, image, window, _shown(image, labels, window))
+
+    def png(self, lesion: Lesion | None, dpi: int = 100) -> bytes:
+        """Three planes through a lesion, and the axial slice with its two diameters, as a PNG."""
+        from io import BytesIO
+
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        measured = lesion is not None and lesion.rano is not None
+        figure = Figure(figsize=(10.5, 2.65 if measured else 3.4), facecolor=_BACKGROUND)
+        FigureCanvasAgg(figure)
+        self.draw(figure, lesion, (0.005, 0.01, 0.99, 0.98))
+        target = BytesIO()
+        figure.savefig(target, format="png", dpi=dpi, facecolor=_BACKGROUND, metadata={"Description": RESEARCH_USE})
+        return target.getvalue()
+
+    def draw(self, figure: Figure, lesion: Lesion | None, frame: tuple[float, float, float, float]) -> None:
+        """The same in a part of a figure: left, bottom, width, height as shares of it."""
+        box = None if lesion is None else self.view.box(lesion.box.to_voxel(self.findings.grid))
+        center = np.array(self.labels.shape) / 2 if box is None else (np.array(box.lower) + box.upper) / 2
+        index = np.clip(np.floor(center).astype(int), 0, np.array(self.labels.shape) - 1)
+        rano = None if lesion is None else lesion.rano
+        columns = 3 if rano is None else 4
+        left, bottom, width, height = frame
+        step = width / columns
+        for column in range(columns):
+            axes = figure.add_axes((left + column * step, bottom, 0.985 * step, height))
+            plane = _PLANES[column % 3]
+            if column < 3:
+                self.section(axes, plane, box, index)
+            elif rano is not None:
+                ends = self.view.points(np.array(rano["ends_ras_mm"]).reshape(4, 3))
+                at = np.clip(np.round(ends.mean(axis=0)).astype(int), 0, np.array(self.labels.shape) - 1)
+                self.section(axes, plane, None, at, name="diameters", overlay=False)
+                _draw_diameters(axes, ends, self.view.spacing())
+
+    def section(
+        self,
+        axes: Axes,
+        plane: _Plane,
+        box: VoxelBox | None,
+        index: npt.NDArray[Any],
+        name: str = "",
+        overlay: bool = True,
+    ) -> None:
+        """One plane through `index`."""
+        labels = self.labels if overlay else np.zeros_like(self.labels)
+        _draw(axes, plane, self.image, labels, box, self.shown, index, self.view.spacing(), self.window, name)
+
+
 def write_preview(findings: Findings, path: Path) -> None:
     """Draw the preview; without a study in the findings only the regions are drawn, without lesions the mid-planes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    view = _Anatomical(findings.grid)
-    labels = view.array(findings.labels)
-    image = None if findings.study is None else view.array(findings.study.sequences["t1ce"].array)
+    images = KeyImages.of(findings)
+    view, labels = images.view, images.labels
     rows: tuple[Lesion | None, ...] = findings.lesions[:MAX_LESIONS] or (None,)
     height = 3.5 * len(rows) + 1.3
     figure = Figure(figsize=(10.5, height), facecolor=_BACKGROUND)
     FigureCanvasAgg(figure)
-    window = (0.0, 1.0) if image is None else _window(image)
-    shown = _shown(image, labels, window)
     for row, lesion in enumerate(rows):
         box = None if lesion is None else view.box(lesion.box.to_voxel(findings.grid))
         center = np.array(labels.shape) / 2 if box is None else (np.array(box.lower) + box.upper) / 2
@@ -102,7 +186,7 @@ def write_preview(findings: Findings, path: Path) -> None:
         _text(figure, 0.02, (top - 0.12) / height, title, size=11, color=_INK, va="center")
         for column, plane in enumerate(_PLANES):
             axes = figure.add_axes((0.02 + 0.325 * column, (top - 3.4) / height, 0.31, 3.1 / height))
-            _draw(axes, plane, image, labels, box, shown, index, view.spacing(), window)
+            images.section(axes, plane, box, index)
     _frame(figure, findings, height)
     figure.savefig(path, dpi=100, facecolor=_BACKGROUND, metadata={"Description": RESEARCH_USE})
 
@@ -117,6 +201,7 @@ def _draw(
     index: npt.NDArray[Any],
     spacing: npt.NDArray[Any],
     window: tuple[float, float],
+    name: str = "",
 ) -> None:
     """One plane through `index`; lengths on the axes are mm from the outer corner of the grid."""
     from matplotlib.patches import Rectangle
@@ -144,11 +229,41 @@ def _draw(
     axes.set_facecolor("black")
     axes.set(xticks=[], yticks=[])
     marks = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"), (0.5, 0.02, "center", "bottom"),
-             (0.5, 0.98, "center", "top"), (0.02, 0.02, "left", "bottom"))  # fmt: skip
+             (0.5, 0.98, "center", "top"), (0.02, 0.98, "left", "top"))  # fmt: skip
     halo = [withStroke(linewidth=2, foreground="black")]  # legible on a bright skull, too
-    for word, (x, y, ha, va) in zip((*plane.edges, plane.name), marks, strict=True):
+    for word, (x, y, ha, va) in zip((*plane.edges, name or plane.name), marks, strict=True):
         style = {"color": _INK, "fontsize": 8, "ha": ha, "va": va, "path_effects": halo}
         axes.text(x, y, word, transform=axes.transAxes, **style)
+    _draw_scale_bar(axes)
+
+
+def _draw_scale_bar(axes: Axes) -> None:
+    """A bar of `SCALE_BAR_MM`, or of a tenth of it where the picture is small; both axes are in mm."""
+    from matplotlib.patheffects import withStroke
+
+    left, right = axes.get_xlim()
+    bottom, top = axes.get_ylim()
+    width, height = abs(right - left), top - bottom
+    length = SCALE_BAR_MM if width > 1.8 * SCALE_BAR_MM else SCALE_BAR_MM / 10
+    sign = 1.0 if right > left else -1.0
+    end = right - sign * 0.04 * width
+    start, y = end - sign * length, bottom + 0.05 * height
+    halo = [withStroke(linewidth=3.5, foreground="black")]
+    axes.plot([start, end], [y, y], color=_INK, linewidth=2, solid_capstyle="butt", path_effects=halo)
+    axes.text((start + end) / 2, y + 0.015 * height, f"{length:g} mm", color=_INK, fontsize=7, ha="center",
+              va="bottom", path_effects=[withStroke(linewidth=2, foreground="black")])  # fmt: skip
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)
+
+
+def _draw_diameters(axes: Axes, ends: npt.NDArray[Any], spacing: npt.NDArray[Any]) -> None:
+    """Two diameters over an axial plane, the longest one solid; `ends` (4, 3) in anatomical voxels."""
+    # A voxel's middle lies half a voxel inside its outer corner, from which the axes count.
+    points = (ends + 0.5) * spacing
+    limits = axes.get_xlim(), axes.get_ylim()
+    for pair, style in ((points[:2], "-"), (points[2:], ":")):
+        axes.plot(pair[:, 0], pair[:, 1], style, color=np.array(LESION_COLOR) / 255, linewidth=1.5)
+    axes.set(xlim=limits[0], ylim=limits[1])
 
 
 def _overlay(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:

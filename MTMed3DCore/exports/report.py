@@ -1,20 +1,24 @@
 """``report.html``: one page for a person, complete in itself: no scripts, no external resources.
 
-Its content security policy forbids everything but its own style and its own picture, and every value is escaped, so a
+Its content security policy forbids everything but its own style and its own pictures, and every value is escaped, so a
 study's name cannot smuggle anything in.
 """
 
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from MTMed3DCore.exports import report_content as content
+from MTMed3DCore.exports.preview import MAX_LESIONS, KeyImages
 from MTMed3DCore.exports.regions import REGIONS
-from MTMed3DCore.findings import REGION_LABELS, RESEARCH_USE, Findings, Lesion
+from MTMed3DCore.exports.report_content import TextTable, region_name
+from MTMed3DCore.findings import REGION_LABELS, RESEARCH_USE, Findings
+
+__all__ = ["region_name", "write_report"]
 
 _COLORS = {region.key: region.color for region in REGIONS}
 
@@ -25,27 +29,29 @@ def write_report(findings: Findings, path: Path, preview: Path) -> None:
     Args:
         findings: what to report.
         path: the file to write.
-        preview: a PNG, which the page carries in itself.
+        preview: a PNG, which the page carries in itself; shown where there are no lesions with key images.
     """
     template = Template((files("MTMed3DCore.exports") / "report.html.template").read_text(encoding="utf-8"))
-    picture = b64encode(preview.read_bytes()).decode("ascii")
     page = template.substitute(
         study=escape(findings.study_id),
         notice=escape(RESEARCH_USE),
         created=findings.created.strftime("%Y-%m-%d %H:%M UTC"),
         grade=_grade(findings),
-        lesions=_lesions(findings.lesions),
+        lesions=_lesions(findings),
         volumes=_volumes(findings),
+        comparison=_comparison(findings),
         warnings=_warnings(findings),
-        provenance=_provenance(findings),
-        preview=f"data:image/png;base64,{picture}",
+        preparation=_preparation(findings),
+        model=_table(content.model_table(findings), "wide"),
+        provenance=_table(content.provenance_table(findings), "wide"),
+        keys=_key_images(findings),
+        preview=_data(preview.read_bytes()),
     )
     path.write_text(page, encoding="utf-8", newline="\n")
 
 
-def region_name(key: str) -> str:
-    """A key of `REGION_LABELS` for a person: ``whole_tumour`` as ``whole tumour``."""
-    return key.replace("_", " ")
+def _data(png: bytes) -> str:
+    return f"data:image/png;base64,{b64encode(png).decode('ascii')}"
 
 
 def _grade(findings: Findings) -> str:
@@ -56,31 +62,51 @@ def _grade(findings: Findings) -> str:
     return (
         f'<p class="grade"><strong>{escape(grade.label)}</strong> probability of high grade {percent:.0f} %</p>'
         f'<div class="bar"><span style="width:{percent:.1f}%"></span></div>'
-        "<p>Likelihood from imaging alone; the WHO grade needs tissue.</p>"
+        f"<p>{escape(content.GRADE_NOTE)} {escape(content.CALIBRATION_NOTE)}</p>"
     )
 
 
-def _lesions(lesions: Sequence[Lesion]) -> str:
-    if not lesions:
+def _lesions(findings: Findings) -> str:
+    if not findings.lesions:
         return "<p>No lesion found.</p>"
-    volume_columns = (f"{region_name(name)} (ml)" for name in REGION_LABELS)
-    header = ("#", "score", "found by", "size (mm)", "longest diameter (mm)", *volume_columns)
-    rows = []
-    for lesion in lesions:
-        size = " × ".join(f"{extent:.0f}" for extent in lesion.box.size)
-        found = "detection" if lesion.origin == "detection" else "segmented region"
-        volumes = (f"{lesion.volumes_ml[name]:.2f}" for name in REGION_LABELS)
-        rows.append((str(lesion.id), f"{lesion.score:.2f}", found, size, f"{lesion.longest_diameter_mm:.1f}", *volumes))
-    return _table(header, rows)
+    rano = f'<p>{escape(content.rano_sentence(findings))}</p><p class="muted">{escape(content.RANO_NOTE)}</p>'
+    return f'<div class="scroll">{_table(content.overview_table(findings))}</div>{rano}'
+
+
+def _key_images(findings: Findings) -> str:
+    images = KeyImages.of(findings)
+    parts = []
+    for lesion in findings.lesions[:MAX_LESIONS]:
+        title = escape(content.lesion_title(lesion))
+        alt = f"Axial, coronal and sagittal plane through lesion {lesion.id} with regions, box and scale bar"
+        parts.append(
+            f'<section class="lesion"><h3>{title}</h3><img src="{_data(images.png(lesion))}" alt="{alt}">'
+            f'<div class="scroll">{_table(content.lesion_table(lesion), "wide")}</div></section>'
+        )
+    return "".join(parts)
 
 
 def _volumes(findings: Findings) -> str:
-    measured = findings.volumes_ml
+    table = content.volume_table(findings)
     rows = "".join(
-        f"<tr><td>{_swatch(name)}{escape(region_name(name))}</td><td>{measured[name]:.2f}</td></tr>"
-        for name in REGION_LABELS
+        f"<tr><td>{_swatch(key)}{escape(name)}</td><td>{value}</td></tr>"
+        for key, (name, value) in zip(REGION_LABELS, table.rows, strict=True)
     )
     return f"<table><thead><tr><th>region</th><th>volume (ml)</th></tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _comparison(findings: Findings) -> str:
+    table = content.comparison_table(findings)
+    if table is None:
+        return ""
+    said = f"<p>{escape(content.comparison_sentence(findings))}</p>"
+    note = f'<p class="muted">{escape(content.COMPARISON_NOTE)}</p>'
+    return f'<h2>Since the prior study</h2>{said}<div class="scroll">{_table(table)}</div>{note}'
+
+
+def _preparation(findings: Findings) -> str:
+    table = content.preparation_table(findings)
+    return "<p>Not recorded.</p>" if table is None else _table(table, "wide")
 
 
 def _swatch(name: str) -> str:
@@ -97,24 +123,7 @@ def _warnings(findings: Findings) -> str:
     return f'<ul class="warnings">{"".join(entries)}</ul>'
 
 
-def _provenance(findings: Findings) -> str:
-    model, grid = findings.model, findings.grid
-    shape = " × ".join(str(size) for size in grid.shape)
-    spacing = " × ".join(f"{size:.3g}" for size in grid.spacing)
-    stages = [(stage, s) for stage, s in findings.timing_s.items() if stage not in ("write", "total")]
-    rows = [
-        ("model", f"{model.name} {model.version}"),
-        ("trained on", model.trained_on),
-        ("weights, SHA-256", model.sha256),
-        *findings.sources.items(),
-        ("T1ce grid", f"{shape} voxels of {spacing} mm"),
-        *findings.software.items(),
-        *((f"{stage}, seconds", f"{seconds:.2f}") for stage, seconds in stages),
-    ]
-    return _table(("", ""), rows, "wide")
-
-
-def _table(header: Iterable[str], rows: Iterable[Sequence[str]], style: str = "") -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+def _table(table: TextTable, style: str = "") -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in table.header)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
     return f'<table class="{style}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
