@@ -18,6 +18,7 @@ import numpy.typing as npt
 from MTMed3DCore.geometry import Grid, WorldBox
 
 if TYPE_CHECKING:
+    from MTMed3DCore.preparation.record import PreparationRecord
     from MTMed3DCore.study import Study
 
 SCHEMA = "mtmed3d.findings/1"
@@ -83,7 +84,10 @@ class Lesion:
             has no voxels), in mm.
         origin: ``"detection"`` when the box head found it, ``"region"`` when the box was drawn round a segmented
             region that no detected box holds.
-        rano: bidimensional measurement by the RANO criteria, or None where none was taken.
+        rano: bidimensional measurement by the RANO criteria, or None where none was taken; see
+            `MTMed3DCore.measurements.rano`.
+        laterality: side of the brain, or None where it was not determined; see
+            `MTMed3DCore.measurements.laterality`.
     """
 
     id: int
@@ -93,6 +97,7 @@ class Lesion:
     longest_diameter_mm: float
     origin: str = "detection"
     rano: Mapping[str, Any] | None = None
+    laterality: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +117,10 @@ class Findings:
         software: versions, device and precision.
         study: the study itself, for pictures; None when the findings were read back from disk.
         created: UTC time of the analysis.
+        preparation: what was done before the network saw the study; None where that is not known.
+        model_card: what the model's makers say of it, heading by heading, for the report; not part of the JSON.
+        comparison: what changed since a prior study, or None where none was given; see
+            `MTMed3DCore.measurements.comparison`.
     """
 
     study_id: str
@@ -126,6 +135,9 @@ class Findings:
     software: Mapping[str, str] = field(default_factory=dict)
     study: Study | None = None
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
+    preparation: PreparationRecord | None = None
+    model_card: Mapping[str, str] = field(default_factory=dict)
+    comparison: Mapping[str, Any] | None = None
 
     @property
     def volumes_ml(self) -> dict[str, float]:
@@ -141,4 +153,5 @@ class Findings:
 
 def volumes_ml(labels: npt.NDArray[np.uint8], grid: Grid) -> dict[str, float]:
     """Millilitres of every region of `REGION_LABELS` in a label map on `grid`."""
-    return {name: float(np.isin(labels, values).sum()) * grid.voxel_volume_ml for name, values in REGION_LABELS.items()}
+    flat = labels.ravel(order="K")  # in the order of memory, whichever that is
+    return {name: float(np.isin(flat, values).sum()) * grid.voxel_volume_ml for name, values in REGION_LABELS.items()}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations, takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,12 @@ from MTMed3DCore.errors import InputRefused, WrongUse
 from MTMed3DCore.findings import Notice
 from MTMed3DCore.geometry import Grid
 from MTMed3DCore.progress import Progress, silent
-from MTMed3DCore.sequences import SEQUENCES, find_sequences, stem
+from MTMed3DCore.recognition.image import contradictions
+from MTMed3DCore.sequences import SEQUENCES, find_sequences, holds_dicom, stem
 from MTMed3DCore.volume import Volume, read_volume, resample
+
+if TYPE_CHECKING:
+    from MTMed3DCore.dicom import Series
 
 REFERENCE = "t1ce"
 """The sequence whose grid the study and every result take."""
@@ -34,12 +38,17 @@ class Study:
         sequences: volumes by name, in the order of `SEQUENCES`, all on the T1ce grid as it came in.
         sources: the files.
         warnings: what reading noticed.
+        series: the DICOM series of each sequence, where the study came as DICOM: what exported objects refer to.
+        scanned: the same volumes as the scanner made them, each on its own grid; empty where that is not known. What
+            the preparation interpolates from, so that no voxel is interpolated twice.
     """
 
     id: str
     sequences: Mapping[str, Volume]
     sources: Mapping[str, Path] = field(default_factory=dict)
     warnings: tuple[Notice, ...] = ()
+    series: Mapping[str, Series] = field(default_factory=dict)
+    scanned: Mapping[str, Volume] = field(default_factory=dict)
 
     @property
     def grid(self) -> Grid:
@@ -59,9 +68,13 @@ class Study:
         t1ce: str | Path | None = None,
         t2: str | Path | None = None,
         flair: str | Path | None = None,
+        series: Mapping[str, str] | None = None,
         progress: Progress = silent,
     ) -> Study:
         """Read a study from a folder, or from four files.
+
+        A folder without image files is searched for DICOM series; `series` names those that the choice shall not be
+        left to, by number, for example ``{"t1ce": "7"}``.
 
         Sequences on other grids of the same head are brought to the T1ce grid in one linear interpolation, and a
         warning says so.
@@ -76,7 +89,10 @@ class Study:
         if (case is None) == (not files):
             raise WrongUse("study-arguments", "Give either a folder or the four files.", "See --help.")
         if case is not None:
-            files = find_sequences(Path(case).expanduser())
+            folder = Path(case).expanduser()
+            if series or holds_dicom(folder):
+                return cls._read_dicom(folder, series, progress)
+            files = find_sequences(folder)
         for name in SEQUENCES:
             if name not in files:
                 raise InputRefused("sequence-missing", f"The {name} is missing.", f"Give its file with --{name}.")
@@ -89,6 +105,16 @@ class Study:
         study = cls.from_volumes(name, volumes, {name: files[name] for name in SEQUENCES})
         progress("read", 1.0, "Read")
         return study
+
+    @classmethod
+    def _read_dicom(cls, folder: Path, named: Mapping[str, str] | None, progress: Progress) -> Study:
+        from MTMed3DCore.dicom.studying import read_dicom
+
+        read = read_dicom(folder, named, progress)
+        _refuse_same_pixels(read.volumes, read.sources)
+        study = cls.from_volumes(folder.resolve().name, read.volumes, read.sources)
+        progress("read", 1.0, "Read")
+        return replace(study, warnings=(*read.notices, *study.warnings), series=read.series)
 
     @classmethod
     def from_volumes(cls, name: str, volumes: Mapping[str, Volume], sources: Mapping[str, Path]) -> Study:
@@ -114,8 +140,10 @@ class Study:
                 )
             aligned[sequence] = resample(volume, reference)
             voxels = f"{volume.grid.shape} voxels of {volume.grid.spacing.round(2).tolist()} mm"
-            warnings.append(Notice("resampled", f"The {sequence} ({voxels}) was resampled to the {REFERENCE} grid."))
-        return cls(name, aligned, dict(sources), tuple(warnings))
+            text = f"The {sequence} ({voxels}) lies on another grid than the {REFERENCE}."
+            warnings.append(Notice("resampled", text))
+        warnings += contradictions(volumes)
+        return cls(name, aligned, dict(sources), tuple(warnings), scanned={name: volumes[name] for name in SEQUENCES})
 
 
 def _refuse_same_file(files: Mapping[str, Path]) -> None:

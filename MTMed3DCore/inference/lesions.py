@@ -13,7 +13,7 @@ The two heads seldom agree to the voxel, so one rule reconciles them:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,9 @@ from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
 from MTMed3DCore.findings import ENHANCING, NECROTIC_CORE, OEDEMA, Lesion, Notice, volumes_ml
-from MTMed3DCore.geometry import CORNER_SIGNS, Grid, VoxelBox
+from MTMed3DCore.geometry import CORNER_SIGNS, FloatArray, Grid, VoxelBox
+from MTMed3DCore.measurements.laterality import laterality
+from MTMed3DCore.measurements.rano import bidimensional
 
 MERGE_MM = 5.0
 """Whole-tumour components closer than this are one lesion."""
@@ -61,6 +63,8 @@ def find_lesions(
     region_threshold: float,
     minimum_lesion_ml: float,
     score_threshold: float = 0.0,
+    plane: FloatArray | None = None,
+    detects: bool = True,
 ) -> LesionSet:
     """Labels and lesions of a study.
 
@@ -72,6 +76,9 @@ def find_lesions(
         region_threshold: probability from which a voxel belongs to a region.
         minimum_lesion_ml: whole-tumour volume below which a component is noise.
         score_threshold: detections below it are left aside.
+        detects: whether a detector looked for boxes at all; without one, a region scores its mean whole-tumour
+            probability, and its box is the tight one.
+        plane: between the hemispheres, of `MTMed3DCore.measurements.midplane`; without it no side is told.
     """
     labels = label_map(regions, region_threshold)
     components = tumour_components(labels > 0, grid, minimum_lesion_ml)
@@ -87,21 +94,24 @@ def find_lesions(
     for index, (box, score) in enumerate(detections):
         held = [n for n, owner in enumerate(owners, start=1) if owner == index]
         if held:
-            lesions.append(_lesion_of_region(np.isin(components, held), labels, grid, score, "detection"))
+            lesions.append(_lesion_of_region(np.isin(components, held), labels, grid, score, "detection", plane))
         elif not components[box.slices(grid.shape)].any():
             lesions.append(_lesion_of_box(box, grid, score))
     for number, owner in enumerate(owners, start=1):
         if owner is not None:
             continue
         region = components == number
-        score = REGION_SCORE_FACTOR * float(regions[WHOLE_TUMOUR][region].mean())
-        lesions.append(_lesion_of_region(region, labels, grid, score, "region"))
+        score = (REGION_SCORE_FACTOR if detects else 1.0) * float(regions[WHOLE_TUMOUR][region].mean())
+        lesions.append(_lesion_of_region(region, labels, grid, score, "region", plane))
     lesions.sort(key=lambda lesion: -lesion.score)
-    numbered = tuple(
-        Lesion(n, each.score, each.box, each.volumes_ml, each.longest_diameter_mm, each.origin)
-        for n, each in enumerate(lesions, start=1)
-    )
-    return LesionSet(labels, numbered, _disagreements(numbered))
+    numbered = tuple(replace(each, id=n) for n, each in enumerate(lesions, start=1))
+    return LesionSet(labels, numbered, _disagreements(numbered) if detects else _undetected(numbered))
+
+
+def _undetected(lesions: Sequence[Lesion]) -> tuple[Notice, ...]:
+    """One notice where boxes were drawn that no detector has found."""
+    text = "The model has no box detector; each box is drawn round a segmented region."
+    return (Notice("boxes-from-regions", text),) if lesions else ()
 
 
 def _disagreements(lesions: Sequence[Lesion]) -> tuple[Notice, ...]:
@@ -197,12 +207,19 @@ def _clipped(box: VoxelBox, grid: Grid) -> VoxelBox | None:
 
 
 def _lesion_of_region(
-    region: npt.NDArray[np.bool_], labels: npt.NDArray[np.uint8], grid: Grid, score: float, origin: str
+    region: npt.NDArray[np.bool_],
+    labels: npt.NDArray[np.uint8],
+    grid: Grid,
+    score: float,
+    origin: str,
+    plane: FloatArray | None,
 ) -> Lesion:
     box = VoxelBox.around(region)
     where = box.slices(grid.shape)
     volumes = volumes_ml(labels[where] * region[where], grid)
-    return Lesion(0, score, box.to_world(grid), volumes, longest_diameter_mm(region, grid), origin)
+    rano = bidimensional(region & (labels == ENHANCING), grid)
+    side = None if plane is None else laterality(region, grid, plane)
+    return Lesion(0, score, box.to_world(grid), volumes, longest_diameter_mm(region, grid), origin, rano, side)
 
 
 def _lesion_of_box(box: VoxelBox, grid: Grid, score: float) -> Lesion:

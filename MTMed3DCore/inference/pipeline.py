@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +16,20 @@ import numpy.typing as npt
 import torch
 
 import MTMed3DCore
+from MTMed3DCore.bundles.card import card_summary
 from MTMed3DCore.errors import OutOfResources, WrongUse
 from MTMed3DCore.findings import Findings, Grade, Notice
 from MTMed3DCore.geometry import VoxelBox
 from MTMed3DCore.inference.lesions import find_lesions
 from MTMed3DCore.inference.settings import InferenceSettings
 from MTMed3DCore.inference.windows import RawResult, run_network
+from MTMed3DCore.measurements import compare, midplane
 from MTMed3DCore.preparation import PreparedStudy, prepare, to_native
 from MTMed3DCore.progress import Progress, silent
 
 if TYPE_CHECKING:
     from MTMed3DCore.bundles import Bundle
+    from MTMed3DCore.preparation.record import PreparationRecord
     from MTMed3DCore.study import Study
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -40,6 +44,9 @@ def analyze(
     *,
     network: Any = None,
     read_s: float = 0.0,
+    mask: npt.NDArray[np.bool_] | None = None,
+    preparation: PreparationRecord | None = None,
+    prior: Findings | None = None,
 ) -> Findings:
     """Find, outline and grade the tumours of a study.
 
@@ -51,6 +58,10 @@ def analyze(
         progress: told of every step; may raise `Cancelled`.
         network: the bundle's network where a caller keeps it loaded on the chosen device; loaded here otherwise.
         read_s: seconds that reading the study took, for the record.
+        mask: a brain mask (X, Y, Z) on the T1ce grid in place of one found here.
+        preparation: an earlier preparation of the same study, to be used again; see
+            `MTMed3DCore.preparation.record.read_preparation`.
+        prior: findings of an earlier study of the same patient, to be compared with.
 
     Returns:
         Findings on the T1ce grid as it came in; ``timing_s["write"]`` is 0 until they are written.
@@ -76,7 +87,12 @@ def analyze(
         )
     with _memory_refusals():
         prepared = prepare(
-            study, spacing_mm=settings.spacing_mm, normalisation=settings.normalisation, progress=progress
+            study,
+            spacing_mm=settings.spacing_mm,
+            normalisation=settings.normalisation,
+            progress=progress,
+            mask=mask,
+            earlier=preparation,
         )
     notices.extend(prepared.warnings)
     prepared_at = time.perf_counter()
@@ -98,7 +114,7 @@ def analyze(
     grade = None
     if raw.hgg_probability is not None and labels.any():
         grade = Grade("HGG" if raw.hgg_probability >= 0.5 else "LGG", raw.hgg_probability)
-    return Findings(
+    findings = Findings(
         study_id=study.id,
         sources={name: str(path) for name, path in study.sources.items()},
         grid=study.grid,
@@ -123,7 +139,10 @@ def analyze(
             "precision": chosen,
         },
         study=study,
+        preparation=prepared.record,
+        model_card=card_summary(bundle.folder, bundle.metadata),
     )
+    return findings if prior is None else replace(findings, comparison=compare(findings, prior))
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -174,6 +193,8 @@ def _measure(raw: RawResult, prepared: PreparedStudy, settings: InferenceSetting
         region_threshold=settings.region_threshold,
         minimum_lesion_ml=settings.minimum_lesion_ml,
         score_threshold=settings.score_threshold,
+        detects=raw.detects,
+        plane=None if prepared.record is None else midplane(prepared.record.brain, prepared.native),
     )
     return found.labels, found.lesions, found.notices
 

@@ -40,12 +40,14 @@ class RawResult:
         boxes: float32 (N, 6), half-open voxel boxes, best first.
         scores: float32 (N,), 0 to 1.
         hgg_probability: 0 to 1; None without tumour or without a grading branch.
+        detects: whether the network looks for boxes; if not, there are none.
     """
 
     regions: npt.NDArray[np.float32]
     boxes: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
     hgg_probability: float | None
+    detects: bool = True
 
 
 @dataclass(frozen=True)
@@ -112,11 +114,11 @@ def run_network(
 ) -> RawResult:
     """Run every task of a network on a prepared study.
 
-    Regions are the mean of the windows' probabilities with Gaussian weights. The grade comes from one pass of the
-    grading branch over the stitched logits round the largest tumour.
+    Regions are the mean of the windows' probabilities with Gaussian weights. The grade comes from one pass over a cube
+    round the largest tumour: of the stitched logits, or of the image in a family that grades images.
 
     Args:
-        network: a `MultiTaskNetwork` in eval mode on `device`.
+        network: a `TaskNetwork` in eval mode on `device`.
         prepared: image in the order of `SEQUENCES`; channels are reordered here to the model's order.
         settings: the model's.
         precision: ``"fp32"``, or ``"bf16"`` for autocast.
@@ -153,12 +155,13 @@ def run_network(
                 stitched[0][where] += weight * logits
                 stitched[1][where] += weight * torch.sigmoid(logits)
                 total[window.slices] += weight
+            detects = detection is not None
             if detection is not None:
                 boxes.add(detection, window.start, window.size, window.own)
         found, scores = boxes.merged()
         if stitched is None:
             regions = np.zeros((3, x, y, z), dtype=np.float32)
-            return RawResult(regions, found, scores, None)
+            return RawResult(regions, found, scores, None, detects)
         logits, probabilities = (each.div_(total) for each in stitched)
         if not torch.isfinite(logits).all():
             raise ModelRefused(
@@ -170,26 +173,32 @@ def run_network(
         brain = ndimage.binary_dilation(prepared.brain)
         regions = np.where(brain, probabilities[:, :x, :y, :z].numpy(), np.float32(0.0))
         progress("infer", len(windows) / (len(windows) + 1), "Grading")
-        crop = grading_crop(logits, regions[WHOLE_TUMOUR] >= settings.region_threshold, settings.grading_crop)
+        tumour = regions[WHOLE_TUMOUR] >= settings.region_threshold
+        if getattr(network, "grades_image", False):
+            crop = grading_crop(volume[0], tumour, settings.grading_crop, torch.zeros(len(order)))
+        else:
+            crop = grading_crop(logits, tumour, settings.grading_crop)
         grade = None if crop is None else network.grade(crop.to(device))
     progress("infer", 1.0, "Inferred")
     probability = None if grade is None else float(torch.softmax(grade.float(), dim=1)[0, 1])
-    return RawResult(regions, found, scores, probability)
+    return RawResult(regions, found, scores, probability, detects)
 
 
-def grading_crop(logits: torch.Tensor, tumour: npt.NDArray[np.bool_], side: int) -> torch.Tensor | None:
-    """The cube of logits round the largest tumour that the grading branch sees.
+def grading_crop(
+    source: torch.Tensor, tumour: npt.NDArray[np.bool_], side: int, background: torch.Tensor | None = None
+) -> torch.Tensor | None:
+    """The cube of logits or of the image round the largest tumour that the grading sees.
 
-    The cube stays inside the volume where the volume is large enough; what a small volume lacks is filled with each
-    channel's median, which is that of background.
+    The cube stays inside the volume where the volume is large enough; what a small volume lacks is filled.
 
     Args:
-        logits: (3, X, Y, Z), padded volume.
+        source: (C, X, Y, Z), padded volume.
         tumour: whole tumour on the unpadded volume.
         side: of the cube.
+        background: (C,), what to fill with; None takes each channel's median, which in logits is that of background.
 
     Returns:
-        (1, 3, side, side, side), or None without tumour.
+        (1, C, side, side, side), or None without tumour.
     """
     if not tumour.any():
         return None
@@ -198,17 +207,18 @@ def grading_crop(logits: torch.Tensor, tumour: npt.NDArray[np.bool_], side: int)
     sizes[0] = 0
     box = VoxelBox.around(components == sizes.argmax())
     middle = (np.asarray(box.lower) + np.asarray(box.upper)) / 2
-    background = logits.flatten(1).median(dim=1).values
+    if background is None:
+        background = source.flatten(1).median(dim=1).values
     crop = background[:, None, None, None].repeat(1, side, side, side)
-    source, target = [slice(None)], [slice(None)]
-    for centre, extent in zip(middle, logits.shape[1:], strict=True):
+    place, target = [slice(None)], [slice(None)]
+    for centre, extent in zip(middle, source.shape[1:], strict=True):
         if extent <= side:
             first = (side - extent) // 2
-            source.append(slice(0, extent))
+            place.append(slice(0, extent))
             target.append(slice(first, first + extent))
         else:
             first = int(np.clip(round(centre - side / 2), 0, extent - side))
-            source.append(slice(first, first + side))
+            place.append(slice(first, first + side))
             target.append(slice(0, side))
-    crop[tuple(target)] = logits[tuple(source)]
+    crop[tuple(target)] = source[tuple(place)]
     return crop[None]

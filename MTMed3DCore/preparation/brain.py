@@ -1,8 +1,9 @@
-"""Where the brain is: read off a skull-stripped study, estimated roughly for any other."""
+"""Where the brain is: read off a skull-stripped study; for any other, the head as a last resort."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,48 +26,73 @@ _TOLERANCE = 1e-3
 """Ringing of a spline at a mask's edge, as a share of the 99th percentile, that still counts as background."""
 
 
-def find_brain(sequences: Mapping[str, npt.NDArray[Any]], grid: Grid) -> tuple[Mask, bool, tuple[Notice, ...]]:
-    """The brain mask of a study.
-
-    A study is skull-stripped when every sequence has a constant background along the border and what two sequences at
-    least show off that background is no larger than a brain. Any other study still gets a mask, of the head, with a
-    notice that says so.
+@dataclass(frozen=True, eq=False)
+class StrippedBrain:
+    """What a skull-stripped study shows.
 
     Args:
-        sequences: arrays (X, Y, Z) by name, among them ``t1ce``, all on `grid`.
+        mask: bool (X, Y, Z).
+        agreement: smallest Dice overlap of one sequence's own brain with the mask: near 1 where all are registered.
+    """
 
-    Returns:
-        The mask (X, Y, Z), whether the study is skull-stripped, and notices.
+    mask: Mask
+    agreement: float
+
+
+def find_stripped_brain(sequences: Mapping[str, npt.NDArray[Any]], grid: Grid) -> StrippedBrain | None:
+    """The brain of a skull-stripped study, or None for a study that is not.
+
+    A study is skull-stripped when every sequence has a constant background along the border and what two sequences at
+    least show off that background is no larger than a brain.
+
+    Args:
+        sequences: arrays (X, Y, Z) by name, all on `grid`.
 
     Raises:
-        InputRefused: no brain is to be seen.
+        InputRefused: the background is constant and no brain is to be seen off it.
     """
     backgrounds = {name: _background(array) for name, array in sequences.items()}
-    if all(value is not None for value in backgrounds.values()):
-        votes = np.zeros(grid.shape, dtype=np.uint8)
-        for name, array in sequences.items():
-            contrast = np.abs(array - np.float32(backgrounds[name] or 0.0))
-            shown = contrast[contrast > 0]
-            if shown.size:
-                votes += contrast > _TOLERANCE * np.percentile(shown[:: max(1, shown.size // 100_000)], 99)
-        brain = _solid(votes >= min(CONSENSUS, len(sequences)))
-        if not brain.any():
-            raise InputRefused(
-                "brain-empty",
-                "No voxel shows tissue in two sequences at once.",
-                "Check that the four files belong to one study and are not blank.",
-            )
-        if brain.sum() * grid.voxel_volume_ml <= LARGEST_BRAIN_ML:
-            return brain, True, ()
-    brain = _solid(_bright(sequences["t1ce"]))
+    if any(value is None for value in backgrounds.values()):
+        return None
+    votes = np.zeros(grid.shape, dtype=np.uint8)
+    shown: dict[str, Mask] = {}
+    for name, array in sequences.items():
+        contrast = np.abs(array - np.float32(backgrounds[name] or 0.0))
+        off = contrast[contrast > 0]
+        if off.size:
+            shown[name] = contrast > _TOLERANCE * np.percentile(off[:: max(1, off.size // 100_000)], 99)
+            votes += shown[name]
+    brain = _solid(votes >= min(CONSENSUS, len(sequences)))
     if not brain.any():
+        raise InputRefused(
+            "brain-empty",
+            "No voxel shows tissue in two sequences at once.",
+            "Check that the four files belong to one study and are not blank.",
+        )
+    if brain.sum() * grid.voxel_volume_ml > LARGEST_BRAIN_ML:
+        return None
+    overlaps = [2 * int((own & brain).sum()) / int(own.sum() + brain.sum()) for own in shown.values()]
+    return StrippedBrain(brain, min(overlaps))
+
+
+def head_instead_of_brain(t1ce: npt.NDArray[Any], grid: Grid) -> tuple[Mask, str, tuple[Notice, ...]]:
+    """The last resort for a study that is not skull-stripped: all that is bright on T1ce, with a notice that says so.
+
+    Returns:
+        The mask (X, Y, Z), its source ``"head"``, and the notice.
+
+    Raises:
+        InputRefused: the T1ce shows no tissue.
+    """
+    head = _solid(_bright(t1ce))
+    if not head.any():
         raise InputRefused("brain-empty", "The T1ce shows no tissue.", "Check that the T1ce file is not blank.")
     notice = Notice(
         "not-skull-stripped",
-        "The study is not skull-stripped, and the model was trained on skull-stripped studies: "
-        "skull and scalp may be taken for tumour, and the result needs special care.",
+        "The study is not skull-stripped and no brain could be told from its head, while the model was trained on "
+        "skull-stripped studies: skull and scalp may be taken for tumour. Give a brain mask.",
     )
-    return brain, False, (notice,)
+    return head, "head", (notice,)
 
 
 def _background(array: npt.NDArray[Any]) -> float | None:

@@ -10,10 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import SimpleITK as sitk
 from nibabel.orientations import io_orientation
 
 from MTMed3DCore.errors import WrongUse
 from MTMed3DCore.geometry import FloatArray, Grid, VoxelBox
+from MTMed3DCore.preparation.record import itk_transform
+from MTMed3DCore.volume import Volume, to_sitk
 
 MARGIN_MM = 6.0
 """Rim kept round the brain, so that convolutions see where it ends."""
@@ -88,6 +91,37 @@ def resample_axes(
         part = np.take(result, range(first, last), axis=axis).astype(np.float32, copy=False)
         result = np.moveaxis(np.tensordot(weights[:, first:last], part, axes=(1, axis)), 0, axis)
     return np.ascontiguousarray(result.transpose(np.argsort(order)), dtype=np.float32)
+
+
+def resample_rigid(volume: Volume, matrix: FloatArray, target: Grid) -> npt.NDArray[np.float32]:
+    """One linear interpolation from a sequence's own voxels to a grid turned and moved against it.
+
+    Where the target is coarser than the sequence, the interpolant is averaged over each target voxel, as
+    `resample_axes` does. Beyond the sequence its outermost values are repeated.
+
+    Args:
+        volume: the sequence as it came in.
+        matrix: 4 x 4, RAS mm of the target to RAS mm of the sequence.
+
+    Returns:
+        float32 array of ``target.shape``.
+    """
+    parts = int(np.clip(np.round(target.spacing.max() / volume.grid.spacing.min()), 1, 4))
+    affine = target.affine.copy()
+    affine[:3, :3] /= parts
+    affine[:3, 3] = target.to_world([(1 - parts) / (2 * parts)] * 3)
+    x, y, z = target.shape
+    fine = Grid((x * parts, y * parts, z * parts), affine)
+    template = to_sitk(Volume(np.zeros((1, 1, 1), np.float32), Grid((1, 1, 1), affine)))
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetReferenceImage(template)
+    resampler.SetSize(list(fine.shape))
+    resampler.SetTransform(itk_transform(matrix))
+    resampler.SetInterpolator(sitk.sitkLinear)
+    resampler.SetOutputPixelType(sitk.sitkFloat32)
+    resampler.SetUseNearestNeighborExtrapolator(True)
+    array = sitk.GetArrayFromImage(resampler.Execute(to_sitk(volume))).transpose(2, 1, 0)
+    return np.ascontiguousarray(array.reshape(x, parts, y, parts, z, parts).mean(axis=(1, 3, 5), dtype=np.float32))
 
 
 def _axis_weights(count: int, source_count: int, origin: float, step: float, outside: str) -> npt.NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +11,23 @@ import numpy.typing as npt
 
 from MTMed3DCore.findings import Notice
 from MTMed3DCore.geometry import Grid, VoxelBox
-from MTMed3DCore.preparation.brain import find_brain
-from MTMed3DCore.preparation.grid import resample_axes, working_grid
+from MTMed3DCore.preparation.brain import find_stripped_brain
+from MTMed3DCore.preparation.grid import resample_axes, resample_rigid, working_grid
+from MTMed3DCore.preparation.masking import BrainMask, find_mask
 from MTMed3DCore.preparation.normalise import normalise
+from MTMed3DCore.preparation.record import PreparationRecord, Registration
 from MTMed3DCore.progress import Progress, silent
 from MTMed3DCore.sequences import SEQUENCES
+from MTMed3DCore.volume import Volume, to_sitk
 
 if TYPE_CHECKING:
     from MTMed3DCore.study import Study
+
+REFERENCE = "t1ce"
+ENOUGH_AGREEMENT = 0.85
+"""Overlap of the sequences' own brains in a skull-stripped study from which they are taken for registered."""
+ENOUGH_COVERED = 0.97
+"""Share of the brain that every sequence must show; less is said in a notice."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +42,7 @@ class PreparedStudy:
         native: the T1ce grid as it came in.
         stripped: whether the study came skull-stripped.
         warnings: what the preparation noticed.
+        record: what was done, to be written down; None for one that was not made by `prepare`.
     """
 
     image: npt.NDArray[np.float32]
@@ -40,36 +51,72 @@ class PreparedStudy:
     native: Grid
     stripped: bool
     warnings: tuple[Notice, ...] = ()
+    record: PreparationRecord | None = None
 
 
 def prepare(
-    study: Study, *, spacing_mm: float, normalisation: str = "zscore_brain", progress: Progress = silent
+    study: Study,
+    *,
+    spacing_mm: float,
+    normalisation: str = "zscore_brain",
+    progress: Progress = silent,
+    mask: npt.NDArray[np.bool_] | None = None,
+    earlier: PreparationRecord | None = None,
+    external: bool = True,
 ) -> PreparedStudy:
     """Bring a study to the working grid and normalise it, with one interpolation a sequence.
 
+    A study that comes skull-stripped and registered is left where it is. Any other has its T1, T2 and FLAIR registered
+    to the T1ce, and its brain outlined; transform and change of grid are composed, so that every sequence is still
+    interpolated once, from the scanner's voxels.
+
     Args:
-        study: four sequences on the T1ce grid.
+        study: four sequences; those as scanned where the study knows them.
         spacing_mm: isotropic voxel distance of the working grid; coarser than the scan means averaging.
         normalisation: one of `MTMed3DCore.preparation.NORMALISATIONS`.
         progress: told as stage ``prepare``.
+        mask: a brain mask (X, Y, Z) of the user's on the T1ce grid, which goes before any other.
+        earlier: an earlier preparation of the same study, whose transforms and mask are used again.
+        external: whether HD-BET or SynthStrip may be run where they are installed.
 
     Raises:
         InputRefused: no brain is to be seen.
         WrongUse: an unknown normalisation or a spacing that is not positive.
     """
     progress("prepare", 0.0, "Finding the brain")
-    arrays = {name: study.sequences[name].array for name in SEQUENCES}
-    brain_native, stripped, warnings = find_brain(arrays, study.grid)
-    grid = working_grid(study.grid, VoxelBox.around(brain_native), spacing_mm)
-    brain = resample_axes(brain_native, study.grid, grid, "edge") >= 0.5
+    volumes = _as_scanned(study)
+    stripped = find_stripped_brain({name: study.sequences[name].array for name in SEQUENCES}, study.grid)
+    notices: list[Notice] = []
+    if earlier is not None:
+        registrations = tuple(earlier.registrations)
+        found = BrainMask(earlier.brain if mask is None else mask, earlier.brain_source if mask is None else "given")
+    elif stripped is not None and stripped.agreement >= ENOUGH_AGREEMENT:
+        registrations = tuple(Registration(name, np.eye(4), "header", "not-needed") for name in _others())
+        found = BrainMask(stripped.mask, "stripped") if mask is None else BrainMask(mask, "given")
+    else:
+        # The consensus of sequences that lie apart is no brain; the T1ce's own is.
+        alone = None if stripped is None else find_stripped_brain({REFERENCE: volumes[REFERENCE].array}, study.grid)
+        given = mask if mask is not None else None if alone is None else alone.mask
+        registrations, found = _clinical(volumes, given, "stripped" if mask is None else "given", progress, external)
+    notices.extend((*found.notices, *_doubts(registrations)))
+    grid = working_grid(study.grid, VoxelBox.around(found.mask), spacing_mm)
+    brain = resample_axes(found.mask, study.grid, grid, "edge") >= 0.5
+    record = PreparationRecord(study.grid, grid, found.mask, found.source, registrations)
+    matrices = {each.sequence: each.matrix for each in registrations} | {REFERENCE: np.eye(4)}
     image = np.empty((len(SEQUENCES), *grid.shape), dtype=np.float32)
     for index, name in enumerate(SEQUENCES):
-        progress("prepare", (1 + index) / (2 + len(SEQUENCES)), f"Resampling {name}")
-        image[index] = np.where(brain, resample_axes(arrays[name], study.grid, grid, "edge"), 0.0)
-    progress("prepare", 1 - 1 / (2 + len(SEQUENCES)), "Normalising intensities")
+        progress("prepare", 0.8 + 0.15 * index / len(SEQUENCES), f"Resampling {name}")
+        volume = volumes[name]
+        if volume.grid is study.grid and np.array_equal(matrices[name], np.eye(4)):
+            values = resample_axes(volume.array, study.grid, grid, "edge")
+        else:
+            values = resample_rigid(volume, matrices[name], grid)
+            notices.extend(_uncovered(name, volume, matrices[name], grid, brain))
+        image[index] = np.where(brain, values, 0.0)
+    progress("prepare", 0.95, "Normalising intensities")
     image = normalise(image, brain, normalisation)
     progress("prepare", 1.0, "Prepared")
-    return PreparedStudy(image, brain, grid, study.grid, stripped, warnings)
+    return PreparedStudy(image, brain, grid, study.grid, found.source == "stripped", tuple(notices), record)
 
 
 def to_native(prepared: PreparedStudy, array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -87,3 +134,76 @@ def to_native(prepared: PreparedStudy, array: npt.NDArray[Any]) -> npt.NDArray[n
     for channel, out in zip(array, result, strict=True):
         out[...] = resample_axes(channel, prepared.grid, prepared.native, "zero")
     return result
+
+
+def _others() -> tuple[str, ...]:
+    return tuple(name for name in SEQUENCES if name != REFERENCE)
+
+
+def _as_scanned(study: Study) -> dict[str, Volume]:
+    """Every sequence on its own grid; those that share the T1ce's lie on the very same grid object."""
+    scanned: Mapping[str, Volume] = getattr(study, "scanned", {})  # absent from stand-ins
+    volumes = {}
+    for name in SEQUENCES:
+        volume = scanned.get(name)
+        if volume is None or volume.grid.same_as(study.grid):
+            volume = Volume(study.sequences[name].array, study.grid)
+        volumes[name] = volume
+    return volumes
+
+
+def _clinical(
+    volumes: Mapping[str, Volume],
+    mask: npt.NDArray[np.bool_] | None,
+    source: str,
+    progress: Progress,
+    external: bool,
+) -> tuple[tuple[Registration, ...], BrainMask]:
+    """Registrations to the T1ce, and the brain: the given one, whose source is `source`, or one found here."""
+    from MTMed3DCore.preparation.head import bias_corrected
+    from MTMed3DCore.preparation.registration import FixedImage, register
+
+    even = {}
+    for index, name in enumerate(SEQUENCES):
+        progress("prepare", 0.02 + 0.03 * index, f"Evening out {name}")
+        even[name] = bias_corrected(to_sitk(volumes[name]))
+    progress("prepare", 0.15, "Preparing the registration")
+    fixed = FixedImage(even[REFERENCE])
+    registrations = []
+    for index, name in enumerate(_others()):
+        progress("prepare", 0.2 + 0.15 * index, f"Registering {name} to {REFERENCE}")
+        registrations.append(register(fixed, even[name], name))
+    progress("prepare", 0.65, "Outlining the brain")
+    if mask is not None:
+        return tuple(registrations), BrainMask(mask, source)
+    matrices = {each.sequence: each.matrix for each in registrations}
+    return tuple(registrations), find_mask(volumes[REFERENCE], even, matrices, external=external)
+
+
+def _doubts(registrations: tuple[Registration, ...]) -> list[Notice]:
+    """What must be said about registrations that are not believed."""
+    notices = []
+    for each in registrations:
+        apart = "" if each.disagreement_mm is None else f" (two runs end {each.disagreement_mm:.1f} mm apart)"
+        if each.verdict == "failed":
+            text = (
+                f"The {each.sequence} could not be registered to the T1ce{apart}; it was left where its header puts "
+                "it. If the patient moved between the two, regions and grade are unreliable."
+            )
+            notices.append(Notice("registration-failed", text))
+        elif each.verdict == "doubtful":
+            text = f"The registration of the {each.sequence} to the T1ce is doubtful{apart}; compare the two by eye."
+            notices.append(Notice("registration-doubtful", text))
+    return notices
+
+
+def _uncovered(name: str, volume: Volume, matrix: Any, grid: Grid, brain: npt.NDArray[np.bool_]) -> list[Notice]:
+    """A notice where a sequence's field of view leaves brain out."""
+    points = grid.to_world(np.argwhere(brain)[:: max(1, int(brain.sum()) // 20_000)])
+    voxels = volume.grid.to_voxel(points @ matrix[:3, :3].T + matrix[:3, 3])
+    # Half a voxel beyond the outermost centre still belongs to the scan.
+    covered = float(((voxels >= -0.5) & (voxels <= np.array(volume.grid.shape) - 0.5)).all(axis=1).mean())
+    if covered >= ENOUGH_COVERED:
+        return []
+    text = f"The {name} shows only {covered:.0%} of the brain; beyond it, its outermost values were repeated."
+    return [Notice("brain-not-covered", text)]

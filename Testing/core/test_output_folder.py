@@ -22,6 +22,7 @@ from Testing.example_findings import GRIDS, findings_on
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in for the slowest writer, where the picture is not what is tested."""
     monkeypatch.setattr(exports, "write_preview", lambda findings, path: path.write_bytes(b"\x89PNG"))
+    monkeypatch.setattr(exports, "write_report_pdf", lambda findings, path: path.write_bytes(b"%PDF"))
 
 
 def files_in(folder: Path) -> set[str]:
@@ -59,6 +60,7 @@ def test_overwriting_replaces_our_files_only(tmp_path: Path) -> None:
         "notes.txt",
         "preview.png",
         "report.html",
+        "report.pdf",
         "segmentation.nii.gz",
         "segmentation.seg.nrrd",
     }
