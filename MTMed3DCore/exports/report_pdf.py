@@ -103,6 +103,7 @@ class _Sheets:
         self._pages, self._findings = pages, findings
         self._number = 0
         self._figure: Figure
+        self._left: float
         self._open()
 
     def heading(self, text: str, room: float = 0.8) -> None:

@@ -9,12 +9,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 GIVEN_S = 0.01
 """How long the application's thread steps aside at every `Task.give_way`."""
-Report = Callable[[str, float, str], None]
-"""Told of every step, with its stage, how much of it is done, and the step in words, as the core's `Progress` is."""
+
+
+class Report(Protocol):
+    """Told of every step: its stage, how much of it is done, and the step in words, as the core's `Progress` is."""
+
+    def __call__(self, stage: str, fraction: float, text: str) -> None: ...
 
 
 class Stopped(Exception):
@@ -84,7 +88,7 @@ class Task:
         if not self.finished:
             time.sleep(GIVEN_S)
 
-    def _report(self, _stage: str, fraction: float, text: str) -> None:
+    def _report(self, stage: str, fraction: float, text: str) -> None:
         if self._stop.is_set():
             raise Stopped
         self.fraction, self.text = fraction, text

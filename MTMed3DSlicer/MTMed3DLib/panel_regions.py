@@ -37,10 +37,9 @@ class RegionRows:
         self._showing = True
         for key in WIDGETS:
             segment = None if segmentation is None else segmentation.GetSegmentation().GetSegment(key)
-            there = segment is not None
-            self.visible[key].enabled = self.opacity[key].enabled = there
-            self.visible[key].setIcon(swatch(segment.GetColor()) if there else qt.QIcon())
-            if there and display is not None:
+            self.visible[key].enabled = self.opacity[key].enabled = segment is not None
+            self.visible[key].setIcon(qt.QIcon() if segment is None else swatch(segment.GetColor()))
+            if segment is not None and display is not None:
                 self.visible[key].checked = bool(display.GetSegmentVisibility(key))
                 self.opacity[key].value = display.GetSegmentOpacity2DFill(key)
         self.ui.show3DButton.enabled = display is not None

@@ -99,8 +99,9 @@ class ReviewSection:
         combo.blockSignals(False)
 
     def _on_selection(self) -> None:
-        boxes = [] if self.review is None else self.review.study.boxes()
-        self.ui.eraseRejectedButton.enabled = any(self.review.state(box) == REJECTED for box in boxes)
+        review = self.review
+        rejected = [] if review is None else [b for b in review.study.boxes() if review.state(b) == REJECTED]
+        self.ui.eraseRejectedButton.enabled = bool(rejected)
         chosen = self.review is not None and self.findings.selected is not None
         buttons = (self.ui.keepButton, self.ui.rejectButton, self.ui.editButton)
         for button in (*buttons, self.ui.fitBoxButton, self.ui.regionFromBoxButton):

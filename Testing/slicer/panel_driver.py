@@ -120,9 +120,7 @@ def write_findings_for(t1ce: Path, output: Path, study_id: str, lesions: int) ->
     seconds = dict.fromkeys(("read", "prepare", "infer", "write", "total"), 0.1)
     software = dict.fromkeys(("mtmed3d", "torch", "monai", "python", "device", "precision"), "-")
     grade = Grade("HGG", 0.93)
-    findings = Findings(
-        study_id, sources, grid, labels, found, grade, model, timing_s=seconds, software=software
-    )
+    findings = Findings(study_id, sources, grid, labels, found, grade, model, timing_s=seconds, software=software)
     output.mkdir(parents=True, exist_ok=True)
     write_seg_nrrd(findings, output / "segmentation.seg.nrrd")
     write_json(findings, output / "findings.json")

@@ -184,9 +184,7 @@ def test_a_worker_that_cannot_be_started_is_a_failure_with_a_remedy(
     assert analysis.state is State.IDLE
 
 
-def test_volumes_that_cannot_be_written_are_a_failure_in_words(
-    nodes: dict[str, Node], worker: ObedientWorker
-) -> None:
+def test_volumes_that_cannot_be_written_are_a_failure_in_words(nodes: dict[str, Node], worker: ObedientWorker) -> None:
     class Refused(Copies):
         def write(self, folder: Path, report: Any) -> dict[str, Path]:
             raise OSError(28, "No space left on device")

@@ -134,9 +134,7 @@ def test_from_a_real_study_to_an_exported_case_and_back(
     assert len(read.boxes) == len(study.boxes())
 
 
-def test_a_cancel_and_a_killed_worker_are_survived(
-    widget: Any, scene: Any, case: dict[str, Any], let: Any
-) -> None:
+def test_a_cancel_and_a_killed_worker_are_survived(widget: Any, scene: Any, case: dict[str, Any], let: Any) -> None:
     panel, ui = widget.panel, widget.panel.ui
     let(lambda: ui.analyzeButton.enabled and ui.deviceCombo.count > 1)
     ui.analyzeButton.click()

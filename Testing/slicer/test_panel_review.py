@@ -76,9 +76,7 @@ class TestBoxes:
 
 
 class TestDecisions:
-    def test_a_new_run_keeps_what_the_reader_decided_and_says_so(
-        self, analysed: Any, worker: Any, let: Any
-    ) -> None:
+    def test_a_new_run_keeps_what_the_reader_decided_and_says_so(self, analysed: Any, worker: Any, let: Any) -> None:
         choose(analysed, 0)
         analysed.ui.keepButton.click()
         analysed.ui.gradeCombo.setCurrentIndex(2)

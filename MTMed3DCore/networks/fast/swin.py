@@ -24,7 +24,8 @@ def encode(encoder: Any, x: torch.Tensor) -> list[torch.Tensor]:
     """What ``encoder(x)`` gives, computed on gathered windows.
 
     Args:
-        encoder: MONAI's SwinTransformer as `MTMed3DCore.networks.swin.build_encoder` makes it; without dropout or stochastic depth.
+        encoder: MONAI's SwinTransformer as `MTMed3DCore.networks.swin.build_encoder` makes it; without dropout or
+            stochastic depth.
         x: image (B, C, X, Y, Z).
 
     Returns:
