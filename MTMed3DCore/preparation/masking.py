@@ -63,7 +63,8 @@ def find_mask(
     brain = extract_brain(arrays, grid)
     if brain is None:
         return BrainMask(*head_instead_of_brain(t1ce.array, t1ce.grid))
-    native = _on_grid(brain, grid, t1ce.grid)
+    # The copy without shading has the T1ce's voxels, and a place that may be rounded.
+    native = _on_grid(brain, grid, from_sitk(even["t1ce"]).grid)
     return BrainMask(native, "built-in", (*notices, Notice("brain-mask-approximate", APPROXIMATE)))
 
 

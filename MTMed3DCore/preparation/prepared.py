@@ -160,13 +160,13 @@ def _clinical(
     external: bool,
 ) -> tuple[tuple[Registration, ...], BrainMask]:
     """Registrations to the T1ce, and the brain: the given one, whose source is `source`, or one found here."""
-    from MTMed3DCore.preparation.head import bias_corrected
+    from MTMed3DCore.preparation.head import bias_corrected, settled
     from MTMed3DCore.preparation.registration import FixedImage, register
 
     even = {}
     for index, name in enumerate(SEQUENCES):
         progress("prepare", 0.02 + 0.03 * index, f"Evening out {name}")
-        even[name] = bias_corrected(to_sitk(volumes[name]))
+        even[name] = bias_corrected(settled(to_sitk(volumes[name])))
     progress("prepare", 0.15, "Preparing the registration")
     fixed = FixedImage(even[REFERENCE])
     registrations = []

@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from MTMed3DCore.geometry import Grid
 from MTMed3DCore.preparation import prepare
 from MTMed3DCore.preparation.grid import resample_rigid
-from MTMed3DCore.preparation.head import bias_corrected
+from MTMed3DCore.preparation.head import bias_corrected, settled
 from MTMed3DCore.preparation.record import read_preparation, write_preparation
 from MTMed3DCore.preparation.registration import FixedImage, register
 from MTMed3DCore.sequences import SEQUENCES
@@ -116,3 +116,16 @@ def test_a_clinical_study_is_prepared_recorded_and_prepared_again_from_the_recor
 def make_reference(head: HeadStudy, grid: Grid, sequence: str) -> np.ndarray:
     """The sequence on the working grid as if the head had never moved."""
     return resample_rigid(Volume(head.sequences[sequence] * head.brain, head.grid), np.eye(4), grid)
+
+
+def test_the_last_digits_of_a_scans_place_change_nothing(head: HeadStudy) -> None:
+    turned = Grid(head.grid.shape, motion((11, -6, 7), (9.12345, -8, 7), np.zeros(3)) @ head.grid.affine)
+    nearly = Grid(turned.shape, turned.affine.astype(np.float32).astype(float))
+    assert not np.array_equal(turned.affine, nearly.affine)
+    images = [settled(to_sitk(Volume(head.sequences["t2"], grid))) for grid in (turned, nearly)]
+    exact = to_sitk(Volume(head.sequences["t2"], turned))
+    assert images[0].GetOrigin() == images[1].GetOrigin()
+    assert images[0].GetDirection() == images[1].GetDirection()
+    corner = [side - 1 for side in exact.GetSize()]
+    ends = [image.TransformIndexToPhysicalPoint(corner) for image in (exact, images[0])]
+    assert float(np.linalg.norm(np.subtract(*ends))) < 0.03
