@@ -55,8 +55,12 @@ class Volume:
             raise ValueError(f"The array has shape {self.array.shape}, its grid {self.grid.shape}.")
 
 
-def read_volume(path: str | Path) -> Volume:
+def read_volume(path: str | Path, *, blank: bool = False) -> Volume:
     """Read a volume as float32, scaled as its header says.
+
+    Args:
+        path: of an image file.
+        blank: accept one whose voxels are all the same, as the label map of a study without tumour is.
 
     Raises:
         InputRefused: the file is missing, of an unknown kind, damaged, larger than memory, not a three-dimensional
@@ -73,7 +77,7 @@ def read_volume(path: str | Path) -> Volume:
     if not np.isfinite(volume.array).all():
         count = int((~np.isfinite(volume.array)).sum())
         raise InputRefused("not-finite", f"{file} holds {count} voxels that are NaN or infinite.", "Export it again.")
-    if volume.array.min() == volume.array.max():
+    if not blank and volume.array.min() == volume.array.max():
         value = float(volume.array.flat[0])
         raise InputRefused("constant", f"Every voxel of {file} is {value:g}.", "Give the image itself, not a blank.")
     return volume

@@ -110,7 +110,7 @@ def lesion_boxes(labels: Volume) -> tuple[WorldBox, ...]:
 def read_label(case: Case) -> Volume:
     """The label map of a case as its file has it."""
     assert case.label is not None
-    return read_volume(case.label.path)
+    return read_volume(case.label.path, blank=True)
 
 
 def _check_grid(case: Case, label: Volume) -> None:

@@ -245,3 +245,10 @@ def test_the_command_writes_a_list_says_what_is_in_it_and_does_not_replace_one(t
     assert cli.main([*arguments, "--overwrite"]) == 0
     assert cli.main(["datalist", str(tmp_path / "empty"), "-o", str(tmp_path / "l2.json")]) == 3
     assert not (tmp_path / "l2.json").exists()
+
+
+def test_a_study_without_tumour_is_a_case_with_no_boxes(tmp_path):
+    write_case(tmp_path / "healthy_01", BRATS_2018, np.zeros(SHAPE, dtype=np.uint8))
+    listed = build_datalist([tmp_path], folds=0)
+    assert not listed.skipped
+    assert listed.cases[0].boxes == ()
