@@ -33,6 +33,7 @@ class InferenceSettings:
         max_detections: boxes kept a study.
         minimum_lesion_ml: whole-tumour volume below which a region is taken for noise.
         grading_crop: side of the cube of segmentation logits that the grading branch sees, in working voxels.
+        mirrored: segment the mirror image as well and take the mean of both, at about twice the time.
 
     Raises:
         ModelRefused: a value that no model can have.
@@ -57,6 +58,7 @@ class InferenceSettings:
     max_detections: int = 10
     minimum_lesion_ml: float = 0.1
     grading_crop: int = 96
+    mirrored: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channel_order", tuple(self.channel_order))

@@ -147,13 +147,15 @@ def run_network(
                 features = network.encode(part)
                 segmentation = network.segment(part, features)
                 detection = network.detect(features)
+                views = [segmentation, *_mirrored(network, part, settings, segmentation is not None)]
             if segmentation is not None:
-                logits = segmentation[0].float().cpu()
+                views = [view[0].float().cpu() for view in views]
+                logits, likely = (torch.stack(each).mean(0) for each in (views, [view.sigmoid() for view in views]))
                 if stitched is None:
                     stitched = torch.zeros((len(logits), *padded)), torch.zeros((len(logits), *padded))
                 where = (slice(None), *window.slices)
                 stitched[0][where] += weight * logits
-                stitched[1][where] += weight * torch.sigmoid(logits)
+                stitched[1][where] += weight * likely
                 total[window.slices] += weight
             detects = detection is not None
             if detection is not None:
@@ -182,6 +184,15 @@ def run_network(
     progress("infer", 1.0, "Inferred")
     probability = None if grade is None else float(torch.softmax(grade.float(), dim=1)[0, 1])
     return RawResult(regions, found, scores, probability, detects)
+
+
+def _mirrored(network: Any, part: torch.Tensor, settings: InferenceSettings, segments: bool) -> list[torch.Tensor]:
+    """The segmentation of a window (1, C, X, Y, Z) seen in the mirror, mirrored back; nothing where not asked for."""
+    if not (settings.mirrored and segments):
+        return []
+    # The first axis of the working grid runs between the left and the right.
+    mirror = part.flip(2)
+    return [network.segment(mirror, network.encode(mirror)).flip(2)]
 
 
 def grading_crop(

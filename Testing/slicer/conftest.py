@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -12,24 +11,10 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-MODULE = ROOT / "MTMed3DSlicer"
-for folder in (HERE, MODULE):
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+sys.path[:0] = [folder for folder in map(str, (Path(__file__).parent, Path(__file__).parents[2] / "MTMed3DSlicer"))
+                if folder not in sys.path]  # fmt: skip
 
-
-def missing_piece() -> str:
-    """Why the panel cannot be tested here; empty where it can."""
-    for name, extra in (("slicer", "the slicer-core wheel"), ("PySide6", "PySide6-Essentials")):
-        if importlib.util.find_spec(name) is None:
-            return f"{extra} (extra 'slicer') is not installed"
-    try:
-        import PySide6.QtWidgets  # noqa: F401
-    except ImportError as error:  # Qt is there but the system lacks a library that it needs
-        return f"Qt does not start here: {error}"
-    return ""
+from surroundings import MODULE, missing_piece  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MODULE, ROOT, missing_piece
+from surroundings import MODULE, ROOT, missing_piece
 
 SCRIPT = """
 import json, sys
