@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from MTMed3DCore.datalist.case import Case
+from MTMed3DCore.errors import WrongUse
+from MTMed3DCore.training.augmentation import Augmentation
+from MTMed3DCore.training.distributed import Team
 from MTMed3DCore.training.examples import Example, ExampleCache
 from MTMed3DCore.training.patches import Patch, cut_patch
-from MTMed3DCore.training.settings import CaseSettings
+from MTMed3DCore.training.settings import CaseSettings, TrainSettings
+
+if TYPE_CHECKING:
+    from MTMed3DCore.images2d.feeding import ImageBatches
 
 KEPT_EXAMPLES = 12
 """Studies that each feeding process keeps in memory."""
@@ -30,6 +37,7 @@ class CasePatches(Dataset[Patch]):
 
     def __init__(self, cases: Sequence[Case], cache: ExampleCache, settings: CaseSettings) -> None:
         self.cases, self.cache, self.settings = list(cases), cache, settings
+        self.augmentation = Augmentation(settings.augmentation)
         self._kept: OrderedDict[str, Example] = OrderedDict()
 
     def __len__(self) -> int:
@@ -40,7 +48,8 @@ class CasePatches(Dataset[Patch]):
         case = self.cases[self._order(epoch)[place]]
         rng = np.random.default_rng((self.settings.seed, 1, number))
         wide = rng.random() < self.settings.wide_share
-        return cut_patch(self._example(case), self.settings.wide_patch if wide else self.settings.patch, rng)
+        size = self.settings.wide_patch if wide else self.settings.patch
+        return self.augmentation(cut_patch(self._example(case), size, rng, varied=False), rng)
 
     def _order(self, epoch: int) -> list[int]:
         order: list[int] = np.random.default_rng((self.settings.seed, 0, epoch)).permutation(len(self.cases)).tolist()
@@ -54,15 +63,26 @@ class CasePatches(Dataset[Patch]):
         return self._kept[case.id]
 
 
-def loader_from(patches: CasePatches, first_step: int) -> DataLoader[Patch]:
-    """Patches in their order from a step on, cut by the settings' number of processes."""
+def check_share(settings: TrainSettings, team: Team) -> None:
+    """Refuse a batch that cannot be dealt out evenly.
+
+    Raises:
+        WrongUse: ``batch-share``.
+    """
+    if settings.batch % team.size:
+        text = f"A batch of {settings.batch} patches cannot be shared by {team.size} processes."
+        raise WrongUse("batch-share", text, f"Give --batch {team.size}, or a multiple of it.")
+
+
+def loader_from(patches: CasePatches | ImageBatches, first_step: int, team: Team) -> DataLoader[Any]:
+    """This process's share of the patches, in their order from a step on, cut by the settings' number of workers."""
     settings = patches.settings
     numbers = range(first_step * settings.batch, settings.steps * settings.batch)
     workers = settings.workers
     return DataLoader(
         patches,
         batch_size=None,
-        sampler=numbers,
+        sampler=team.share(numbers),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
     )

@@ -89,16 +89,17 @@ class DetectionLoss(nn.Module):
         super().__init__()
         self.anchors = LevelAnchors(anchor_shapes)
         self.matcher = ATSSMatcher(num_candidates=ATSS_CANDIDATES, similarity_fn=_overlap, center_in_gt=False)
-        self.coder = BoxCoder(weights=(1.0,) * 6)
+        self.values = 2 * len(anchor_shapes[0]) if len(anchor_shapes) else 6  # numbers of a box
+        self.coder = BoxCoder(weights=(1.0,) * self.values)
         # MONAI's own sum divides by the number of anchors when there are no spatial dimensions.
         self.focal = FocalLoss(gamma=FOCAL_GAMMA, alpha=FOCAL_ALPHA, reduction="none")
 
     def forward(
         self, image: torch.Tensor, detection: list[tuple[torch.Tensor, torch.Tensor]], boxes: torch.Tensor | None
     ) -> torch.Tensor:
-        """Image (1, 4, X, Y, Z), maps by level and boxes (N, 6), or None, to a scalar."""
+        """Image (1, C, X, Y, Z), maps by level and boxes (N, 6), or None, to a scalar; boxes (N, 4) of images."""
         scores = flatten_maps([s for s, _ in detection], 1)[0].float()
-        deltas = flatten_maps([b for _, b in detection], 6)[0].float()
+        deltas = flatten_maps([b for _, b in detection], self.values)[0].float()
         if boxes is None:
             return 0.0 * (scores.sum() + deltas.sum())
         anchors, places = self.anchors(image, [s for s, _ in detection])
@@ -112,7 +113,7 @@ class DetectionLoss(nn.Module):
         if not positive.any():
             return loss + 0.0 * deltas.sum()
         wanted = self.coder.encode_single(boxes[matches[positive]], anchors[positive])
-        return loss + smooth_l1_loss(deltas[positive], wanted, beta=BOX_BETA, reduction="sum") / (6 * count)
+        return loss + smooth_l1_loss(deltas[positive], wanted, beta=BOX_BETA, reduction="sum") / (self.values * count)
 
 
 class GradingLoss(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,19 +28,35 @@ class Patch:
     image: torch.Tensor
     target: Target
 
+    @property
+    def batch(self) -> torch.Tensor:
+        """The image as a batch of one (1, 4, X, Y, Z)."""
+        return self.image[None]
+
+
+class Batch(Protocol):
+    """What a training step takes: images (B, C, ...) and their truth."""
+
+    @property
+    def batch(self) -> torch.Tensor: ...
+
+    @property
+    def target(self) -> Any: ...
+
 
 def region_channels(labels: torch.Tensor) -> torch.Tensor:
     """Labels (X, Y, Z) of 0, 1, 2, 4 to float regions (3, X, Y, Z): tumour core, whole tumour, enhancing."""
     return torch.stack([(labels == 1) | (labels == 4), labels > 0, labels == 4]).float()
 
 
-def cut_patch(example: Example, size: int, rng: np.random.Generator) -> Patch:
-    """A cube of `size` voxels of a study, flipped left to right half of the time.
+def cut_patch(example: Example, size: int, rng: np.random.Generator, *, varied: bool = True) -> Patch:
+    """A cube of `size` voxels of a study.
 
     Args:
         example: the study and what is known of it; what is not known is None in the patch as well.
         size: side in voxels; a side of the study that is smaller is padded with zeros.
-        rng: chooses place, flip and contrast.
+        rng: chooses the place, and how it is varied.
+        varied: flip it left to right half of the time, and vary its contrast.
     """
     shape = np.array(example.image.shape[1:])
     room = np.maximum(shape - size, 0)
@@ -51,7 +68,7 @@ def cut_patch(example: Example, size: int, rng: np.random.Generator) -> Patch:
     else:
         start = rng.integers(0, room + 1)
     x, y, z = (slice(int(s), int(s) + size) for s in start)
-    flipped = rng.random() < 0.5
+    flipped = varied and rng.random() < 0.5
     image = _cube(example.image[:, x, y, z], size, flipped)
     regions = None if example.labels is None else _cube(region_channels(example.labels[x, y, z]), size, flipped)
     boxes = None if example.boxes is None else _visible_boxes(example.boxes, start, size)
@@ -63,7 +80,7 @@ def cut_patch(example: Example, size: int, rng: np.random.Generator) -> Patch:
         None if boxes is None else torch.from_numpy(boxes).float(),
         grade,
     )
-    return Patch(_vary(image, rng), target)
+    return Patch(_vary(image, rng) if varied else image, target)
 
 
 def _cube(channels: torch.Tensor, size: int, flipped: bool) -> torch.Tensor:
@@ -82,13 +99,15 @@ def _shows_the_tumour(example: Example, regions: torch.Tensor | None, boxes: np.
 
 def _visible_boxes(lesions: list[VoxelBox], start: np.ndarray, size: int) -> np.ndarray:
     """Boxes (N, 6) of the patch, clipped to it, of the lesions that it shows well enough."""
-    kept = []
-    for box in lesions:
-        whole = np.array(box.to_list()) - np.tile(start, 2)
-        clipped = np.clip(whole, 0, size)
-        if np.prod(np.maximum(clipped[3:] - clipped[:3], 0)) >= SEEN_SHARE * box.size.prod():
-            kept.append(clipped)
-    return np.array(kept).reshape(-1, 6)
+    rows = np.array([box.to_list() for box in lesions]).reshape(-1, 6)
+    return clip_boxes(rows - np.tile(start, 2), size)
+
+
+def clip_boxes(boxes: np.ndarray, size: int) -> np.ndarray:
+    """Boxes (N, 6) clipped to a patch; those of which it shows too little are left out."""
+    clipped = np.clip(boxes, 0, size)
+    volume, seen = (np.prod(rows[:, 3:] - rows[:, :3], axis=1) for rows in (boxes, clipped))
+    return clipped[seen >= SEEN_SHARE * volume]
 
 
 def _vary(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:

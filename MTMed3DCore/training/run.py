@@ -1,52 +1,40 @@
-"""Training on a data list: from labelled studies to a bundle, resumable at any step.
+"""Training on a data list: from labelled studies to a bundle, resumable at any step, on any number of processes.
 
-::
-
-    RUN/config.json        settings, hash of the list, anchors, versions
-    RUN/history.jsonl      one row a step: losses, task weights, learning rate
-    RUN/validation.jsonl   one row a validation
-    RUN/curves.png         both as a picture
-    RUN/checkpoint.pt      the latest state of the run
-    RUN/bundle/            the finished model
+What the folder of a run holds is told in `MTMed3DCore.training.run_folder`.
 """
 
 from __future__ import annotations
 
 import json
-import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
-
-import monai
-import numpy as np
-import torch
+from typing import TYPE_CHECKING, Any
 
 import MTMed3DCore
 from MTMed3DCore.allocator import keep_freed_memory
-from MTMed3DCore.bundles import Bundle, save_bundle
+from MTMed3DCore.bundles import Bundle, read_bundle, save_bundle
 from MTMed3DCore.datalist import Case, DataList
-from MTMed3DCore.errors import InputRefused, WrongUse
-from MTMed3DCore.evaluation.overlap import dice
-from MTMed3DCore.inference import InferenceSettings, run_network
+from MTMed3DCore.errors import InputRefused
+from MTMed3DCore.inference import InferenceSettings
 from MTMed3DCore.progress import Progress, silent
+from MTMed3DCore.training import run_folder
 from MTMed3DCore.training.anchors import fit_anchor_shapes
+from MTMed3DCore.training.board import Board
 from MTMed3DCore.training.checkpoint import load_checkpoint, save_checkpoint
 from MTMed3DCore.training.curves import draw_curves
-from MTMed3DCore.training.examples import ExampleCache, prepare_case
-from MTMed3DCore.training.feeding import CasePatches, loader_from
-from MTMed3DCore.training.patches import region_channels
+from MTMed3DCore.training.distributed import Team, join_team
+from MTMed3DCore.training.examples import ExampleCache
+from MTMed3DCore.training.feeding import CasePatches, check_share, loader_from
+from MTMed3DCore.training.run_folder import BOARD, BUNDLE, CHECKPOINT, CURVES, HISTORY, VALIDATION
 from MTMed3DCore.training.settings import CaseSettings
 from MTMed3DCore.training.trainer import Trainer
+from MTMed3DCore.training.validation import validate
+from MTMed3DCore.training.warm_start import start_encoder
 
-CONFIG, HISTORY, VALIDATION, CHECKPOINT, BUNDLE = (
-    "config.json",
-    "history.jsonl",
-    "validation.jsonl",
-    "checkpoint.pt",
-    "bundle",
-)
+if TYPE_CHECKING:
+    from MTMed3DCore.images2d.feeding import ImageBatches
+
 ANCHORS = 5
 FEWEST_BOXES = 5
 """From as many boxes on, anchors are fitted to them; below, the published shapes serve."""
@@ -63,6 +51,9 @@ def train(
 ) -> Bundle:
     """Train on the cases of a list.
 
+    Under ``torchrun`` every process calls this with the same arguments and takes its share of each batch; the first
+    one writes. Folder and cache must then be the same for all of them.
+
     Args:
         listed: with labels for the tasks that are trained.
         folder: of the run; new, or with `resume` one that was interrupted.
@@ -74,73 +65,117 @@ def train(
 
     Raises:
         InputRefused: ``no-training-cases``, ``checkpoint-damaged``.
-        WrongUse: ``run-exists``, ``run-missing``, ``run-differs``, ``fold-unknown``.
+        ModelRefused: ``encoder-weights``.
+        WrongUse: ``run-exists``, ``run-missing``, ``run-differs``, ``fold-unknown``, ``batch-share``.
     """
+    with join_team(settings.device) as team:
+        told = progress if team.leads else silent
+        return _train(listed, folder, settings, cache or folder / run_folder.CACHE, resume, told, team)
+
+
+def _train(
+    listed: DataList,
+    folder: Path,
+    settings: CaseSettings,
+    cache: Path,
+    resume: bool,
+    progress: Progress,
+    team: Team,
+) -> Bundle:
     training, validation = _split(listed, settings)
-    _check_folder(folder, resume)
-    store = ExampleCache(cache or folder / "cache", settings.spacing_mm)
-    refused = store.fill([*training, *validation], max(1, settings.workers), progress)
+    check_share(settings, team)
+    run_folder.check_folder(folder, resume)
+    team.gather(None)  # nobody writes before everybody has looked
+    folder.mkdir(parents=True, exist_ok=True)
+    store = ExampleCache(cache, settings.spacing_mm)
+    mine = store.fill(team.share([*training, *validation]), max(1, settings.workers), progress)
+    refused = {case: reason for part in team.gather(mine) for case, reason in part.items()}
     training = [case for case in training if case.id not in refused]
     validation = [case for case in validation if case.id not in refused]
     _refuse_without_truth(training, settings)
-    shapes = _anchor_shapes(training, store)
-    config = _config(listed, settings, shapes, refused)
-    _write_or_compare(folder / CONFIG, config, resume)
+    shapes = team.gather(_anchor_shapes(training, store))[0]
+    config = run_folder.describe(listed, settings, shapes, refused)
+    if resume:
+        run_folder.compare(folder, config)
     keep_freed_memory()
-    trainer = Trainer(settings, shapes)
+    trainer = Trainer(settings, shapes, team)
     if resume and (folder / CHECKPOINT).is_file():
         load_checkpoint(trainer, folder / CHECKPOINT)
+    elif settings.encoder_weights:
+        started = start_encoder(trainer.network.encoder, Path(settings.encoder_weights))
+        config["warm_start"] = {"sha256": started.sha256, "text": str(started)}
+        progress("train", 0.0, str(started))
+    if team.leads:
+        if not resume:
+            run_folder.write_description(folder, config)
+        run_folder.note_session(folder, trainer.steps, team, trainer.device)
     inference = InferenceSettings(
         spacing_mm=settings.spacing_mm,
         window=settings.wide_patch,
         anchor_shapes=shapes,
         grading_crop=settings.patch,
     )
-    _cut_rows(folder / HISTORY, trainer.steps)
-    _cut_rows(folder / VALIDATION, trainer.steps)
-    patches = iter(loader_from(CasePatches(training, store, settings), trainer.steps))
-    with (folder / HISTORY).open("a") as history, (folder / VALIDATION).open("a") as validations:
+
+    def measure() -> dict[str, float]:
+        return validate(trainer, validation, inference, team)
+
+    cases = CasePatches(training, store, settings)
+    run_steps(trainer, cases, measure if validation else None, folder, progress)
+    if team.leads:
+        _write_bundle(trainer, inference, listed, training, folder)
+    team.gather(None)  # the bundle is whole before anybody opens it
+    return read_bundle(folder / BUNDLE)
+
+
+def run_steps(
+    trainer: Trainer,
+    cases: CasePatches | ImageBatches,
+    measure: Callable[[], dict[str, float]] | None,
+    folder: Path,
+    progress: Progress,
+) -> None:
+    """From the trainer's step to the last one.
+
+    Args:
+        trainer: as it stands.
+        cases: what it is trained on.
+        measure: validates the averaged network, in every process; None where nothing is held out.
+        folder: of the run.
+        progress: told as stage ``train``.
+    """
+    settings, team = cases.settings, trainer.team
+    if team.leads:
+        for name in (HISTORY, VALIDATION):
+            run_folder.cut_rows(folder / name, trainer.steps)
+    patches = iter(loader_from(cases, trainer.steps, team))
+    with Board(folder / BOARD, trainer.steps, team.leads) as board:
         while trainer.steps < settings.steps:
-            losses = trainer.step(list(islice(patches, settings.batch)), trainer.steps / settings.steps)
-            row: dict[str, Any] = {"step": trainer.steps, **{task: round(v, 6) for task, v in losses.items()}}
-            row["weights"] = [round(float(w), 4) for w in trainer.balance.weights.detach()]
-            history.write(json.dumps(row) + "\n")
-            history.flush()
-            last = trainer.steps == settings.steps
-            if validation and (last or (settings.validate_every and trainer.steps % settings.validate_every == 0)):
-                figures = validate(trainer, validation, inference)
-                validations.write(json.dumps({"step": trainer.steps, **figures}) + "\n")
-                validations.flush()
-            if last or trainer.steps % settings.save_every == 0:
+            share = list(islice(patches, settings.batch // team.size))
+            losses = trainer.step(share, trainer.steps / settings.steps)
+            step = trainer.steps
+            weights = dict(zip(settings.tasks, trainer.balance.weights.detach().tolist(), strict=True))
+            last = step == settings.steps
+            figures: dict[str, float] = {}
+            if measure is not None and (last or (settings.validate_every and step % settings.validate_every == 0)):
+                figures = measure()
+            if not team.leads:
+                continue
+            row: dict[str, Any] = {"step": step, **{task: round(value, 6) for task, value in losses.items()}}
+            _add_row(folder / HISTORY, {**row, "weights": [round(weight, 4) for weight in weights.values()]})
+            if figures:
+                _add_row(folder / VALIDATION, {"step": step, **figures})
+            for group, values in (("loss", losses), ("task_weight", weights), ("validation", figures)):
+                board.write(group, values, step)
+            if last or step % settings.save_every == 0:
                 save_checkpoint(trainer, folder / CHECKPOINT)
-                draw_curves(folder / HISTORY, folder / VALIDATION, settings.tasks, folder / "curves.png")
+                draw_curves(folder / HISTORY, folder / VALIDATION, settings.tasks, folder / CURVES)
             told = ", ".join(f"{task} {value:.3f}" for task, value in losses.items())
-            progress("train", trainer.steps / settings.steps, f"Step {trainer.steps} of {settings.steps}: {told}")
-    return _write_bundle(trainer, inference, listed, training, folder)
+            progress("train", step / settings.steps, f"Step {step} of {settings.steps}: {told}")
 
 
-def validate(trainer: Trainer, cases: Sequence[Case], inference: InferenceSettings) -> dict[str, float]:
-    """Mean Dice on the working grid and share of right grades of the averaged network; whole studies."""
-    network = trainer.averaged_network.eval()
-    rows, right, graded = [], 0, 0
-    with torch.inference_mode():
-        for case in cases:
-            example, prepared = prepare_case(case, inference.spacing_mm, inference.normalisation)
-            raw = run_network(network, prepared, inference, trainer.device)
-            if example.labels is not None:
-                truth = region_channels(example.labels).numpy() > 0
-                found = raw.regions >= inference.region_threshold
-                rows.append([dice(f, t) for f, t in zip(found, truth, strict=True)])
-            if example.grade is not None and raw.hgg_probability is not None:
-                graded += 1
-                right += (raw.hgg_probability >= 0.5) == bool(example.grade)
-    figures: dict[str, float] = {}
-    if rows:
-        core, whole, enhancing = np.mean(rows, axis=0).tolist()
-        figures |= {"whole_tumour": whole, "tumour_core": core, "enhancing": enhancing}
-    if graded:
-        figures["grade_right"] = right / graded
-    return {name: round(value, 4) for name, value in figures.items()}
+def _add_row(path: Path, row: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(row) + "\n")
 
 
 def _split(listed: DataList, settings: CaseSettings) -> tuple[list[Case], list[Case]]:
@@ -162,16 +197,6 @@ def _refuse_without_truth(cases: Sequence[Case], settings: CaseSettings) -> None
         raise InputRefused("no-training-cases", text, "Leave the task out with --tasks, or add labels or grades.")
 
 
-def _check_folder(folder: Path, resume: bool) -> None:
-    there = (folder / CONFIG).is_file()
-    if resume and not there:
-        raise WrongUse("run-missing", f"{folder} holds no run to resume.", "Leave --resume out to start one.")
-    if not resume and folder.exists() and any(folder.iterdir()):
-        text = f"{folder} is not empty."
-        raise WrongUse("run-exists", text, "Give --resume to go on, or another folder to start anew.")
-    folder.mkdir(parents=True, exist_ok=True)
-
-
 def _anchor_shapes(cases: Sequence[Case], store: ExampleCache) -> list[list[float]]:
     sizes = [box.size / store.spacing_mm for case in cases for box in (case.boxes or ())]
     if len(sizes) < FEWEST_BOXES:
@@ -180,48 +205,9 @@ def _anchor_shapes(cases: Sequence[Case], store: ExampleCache) -> list[list[floa
     return fit_anchor_shapes(sizes, count=ANCHORS)
 
 
-def _config(
-    listed: DataList, settings: CaseSettings, shapes: list[list[float]], refused: dict[str, str]
-) -> dict[str, Any]:
-    versions = {"mtmed3d": MTMed3DCore.__version__, "torch": torch.__version__, "monai": monai.__version__}
-    return {
-        "settings": settings.to_dict(),
-        "list_sha256": listed.sha256,
-        "cases": len(listed.cases),
-        "refused": refused,
-        "anchor_shapes": shapes,
-        "versions": {**versions, "python": platform.python_version()},
-    }
-
-
-def _write_or_compare(path: Path, config: dict[str, Any], resume: bool) -> None:
-    """Keep the run's description; a resumed run must be the same one."""
-    if resume:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        for name in ("settings", "list_sha256", "anchor_shapes"):
-            if earlier[name] != json.loads(json.dumps(config[name])):
-                raise WrongUse("run-differs", f"{path} has another {name}.", "Resume with what the run began with.")
-        return
-    path.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-
-
-def _cut_rows(path: Path, steps: int) -> None:
-    """Drop the rows that were written after the checkpoint from which the run goes on."""
-    if path.is_file():
-        rows = [row for row in path.read_text(encoding="utf-8").splitlines() if _step_of(row) <= steps]
-        path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
-
-
-def _step_of(row: str) -> float:
-    try:
-        return float(json.loads(row)["step"])
-    except (ValueError, KeyError):  # the last row of a run that was killed may be half a row
-        return float("inf")
-
-
 def _write_bundle(
     trainer: Trainer, inference: InferenceSettings, listed: DataList, cases: Sequence[Case], folder: Path
-) -> Bundle:
+) -> None:
     settings = trainer.settings
     graded = sum(case.grade is not None for case in cases)
     card = (
@@ -230,7 +216,7 @@ def _write_bundle(
         f"{', '.join(settings.tasks)}; {trainer.steps} steps of {settings.batch} patches of {settings.patch} voxels at "
         f"{settings.spacing_mm:g} mm.\n"
     )
-    return save_bundle(
+    save_bundle(
         folder / BUNDLE,
         trainer.averaged_network.cpu().eval(),
         inference,

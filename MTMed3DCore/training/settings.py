@@ -7,10 +7,20 @@ from typing import Any, Self
 
 from MTMed3DCore.errors import WrongUse
 from MTMed3DCore.inference.settings import GRANULE
-from MTMed3DCore.networks import TASKS
+from MTMed3DCore.networks.registry import DEFAULT_FAMILY, TASKS, find_family
 from MTMed3DCore.training.balancing import BALANCERS
 
 PRECISIONS = ("fp32", "bf16")
+AUGMENTATION = {
+    "flip": 0.5,
+    "affine": 0.3,
+    "intensity": 0.5,
+    "gamma": 0.3,
+    "noise": 0.2,
+    "bias_field": 0.2,
+    "low_resolution": 0.15,
+}
+"""Kinds of augmentation and how often each is done unless a run's settings say otherwise; see `augmentation.py`."""
 
 
 @dataclass(frozen=True)
@@ -18,13 +28,15 @@ class TrainSettings:
     """What every kind of training shares.
 
     Args:
-        tasks: some of `TASKS`; one alone is a single-task variant.
+        tasks: some of the family's; one alone is a single-task variant.
+        network_family: one of `MTMed3DCore.networks.FAMILY_NAMES`.
+        network_options: further arguments of the family's builder.
         feature_size: of the network.
         spacing_mm: working spacing.
         patch: side of most training patches in voxels, a multiple of 32, at least 64.
         wide_patch: side of the others, that of the windows in use: norms over a window depend on how much it holds.
         wide_share: share of the wide ones.
-        batch: patches whose gradients are averaged for a step.
+        batch: patches whose gradients are averaged for a step, over all processes.
         learning_rate: highest rate of AdamW, after `warm_up` steps; a cosine takes it to zero.
         weight_decay: of AdamW.
         warm_up: steps.
@@ -33,6 +45,7 @@ class TrainSettings:
         fixed_weights: weight by task for ``fixed``.
         balance_every: steps between two updates of the task weights.
         precision: ``"fp32"`` or ``"bf16"``.
+        gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
         device: torch's name of it.
         seed: of everything random.
     """
@@ -52,13 +65,16 @@ class TrainSettings:
     fixed_weights: dict[str, float] = field(default_factory=dict)
     balance_every: int = 16
     precision: str = "fp32"
+    gradient_checkpointing: bool = False
     device: str = "cpu"
     seed: int = 1000
+    network_family: str = DEFAULT_FAMILY
+    network_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", tuple(self.tasks))
         checks = {
-            "tasks": bool(self.tasks) and set(self.tasks) <= set(TASKS),
+            "tasks": bool(self.tasks) and set(self.tasks) <= set(find_family(self.network_family).tasks),
             "spacing_mm": self.spacing_mm > 0,
             "patch": self.patch >= 2 * GRANULE and self.patch % GRANULE == 0,
             "wide_patch": self.wide_patch >= self.patch and self.wide_patch % GRANULE == 0,
@@ -124,6 +140,8 @@ class CaseSettings(TrainSettings):
         validate_every: steps between two validations; 0 for none before the end.
         save_every: steps between two checkpoints.
         workers: processes that cut patches; 0 cuts them in the training process.
+        augmentation: probability of each kind of `AUGMENTATION`; one that is not named is not done.
+        encoder_weights: file of self-supervised Swin UNETR weights to start the encoder from; none where empty.
     """
 
     steps: int = 20_000
@@ -131,9 +149,15 @@ class CaseSettings(TrainSettings):
     validate_every: int = 1000
     save_every: int = 200
     workers: int = 2
+    augmentation: dict[str, float] = field(default_factory=lambda: dict(AUGMENTATION))
+    encoder_weights: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("steps", "save_every"):
             if getattr(self, name) < 1:
                 raise WrongUse("training-setting", f"The training setting {name} must be at least 1.")
+        unknown = sorted(set(self.augmentation) - set(AUGMENTATION))
+        if unknown or not all(0 <= chance <= 1 for chance in self.augmentation.values()):
+            text = f"The training setting augmentation cannot be {self.augmentation!r}."
+            raise WrongUse("training-setting", text, f"Give probabilities of {', '.join(AUGMENTATION)}.")

@@ -15,18 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from MTMed3DCore.bundles import Bundle, save_bundle
 from MTMed3DCore.evaluation.overlap import dice
 from MTMed3DCore.inference import InferenceSettings
-from MTMed3DCore.networks import MultiTaskNetwork, build_network
-from MTMed3DCore.training.calibration import FIRST_SEED, SCORE_THRESHOLDS, calibrated, run_over
+from MTMed3DCore.networks import TaskNetwork, build_network
+from MTMed3DCore.training.calibration import CALIBRATION_STUDIES, SCORE_THRESHOLDS, best_settings, run_over
 from MTMed3DCore.training.loop import StarterRun, train_starter
 from MTMed3DCore.training.settings import StarterSettings
 
 FIRST_HELD_OUT_SEED = 10_000_000
-CALIBRATION_STUDIES = 24
 TRAINED_ON = "synthetic studies only (MTMed3DCore.synthetic, family default); no patient data"
 CARD = """# starter {version}
 
@@ -48,7 +46,7 @@ never seen a metastasis, a meningioma, an operated brain, a child or a haemorrha
 | false whole tumour in tumour-free studies, median | {false_ml:.1f} ml of {tumour_free} studies |
 
 A voxel belongs to a region from probability {region_threshold:g}; a lesion is reported from {minimum_lesion_ml:g} ml
-and a box from score {score_threshold:g}: chosen on {calibration} other studies of that family.
+and a box from score {score_threshold:g}{mirrored}: chosen on {calibration} other studies of that family.
 
 Dice counts an empty region that is predicted empty as 1 and any other mismatch with an empty region as 0. On real
 studies expect less, above all for the core, the enhancing tumour and the grade.
@@ -70,7 +68,7 @@ class HeldOutFigures:
 
 
 def measure_held_out(
-    network: MultiTaskNetwork, settings: InferenceSettings, count: int = 24, device: str = "cpu"
+    network: TaskNetwork, settings: InferenceSettings, count: int = 24, device: str = "cpu"
 ) -> HeldOutFigures:
     """Run a network over synthetic studies of the held-out family.
 
@@ -107,8 +105,8 @@ def write_starter(run: StarterRun, folder: Path, version: str, device: str = "cp
         grading_crop=training.patch,
         score_threshold=min(SCORE_THRESHOLDS),
     )
-    seeds = range(FIRST_SEED, FIRST_SEED + CALIBRATION_STUDIES)
-    settings = calibrated(settings, [outcome for _, outcome in run_over(network, settings, seeds, device)])
+    network.multiply_out()
+    settings = best_settings(network, settings, device)
     figures = measure_held_out(network, settings, device=device)
     card = CARD.format(
         version=version,
@@ -118,6 +116,7 @@ def write_starter(run: StarterRun, folder: Path, version: str, device: str = "cp
         **{name: getattr(training, name) for name in ("feature_size", "spacing_mm", "batch", "patch")},
         calibration=CALIBRATION_STUDIES,
         **{name: getattr(settings, name) for name in ("region_threshold", "minimum_lesion_ml", "score_threshold")},
+        mirrored="; the mirror image is segmented as well" if settings.mirrored else "",
         **vars(figures),
     )
     return save_bundle(
@@ -158,8 +157,7 @@ def main() -> None:
             seed=options.seed,
         )
         train_starter(training, options.run, StarterRun.read(options.earlier) if options.earlier else None)
-    with torch.inference_mode():
-        bundle = write_starter(StarterRun.read(options.run), options.bundle, options.version, options.device)
+    bundle = write_starter(StarterRun.read(options.run), options.bundle, options.version, options.device)
     print((bundle.folder / "docs" / "README.md").read_text())
 
 

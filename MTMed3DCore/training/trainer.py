@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
 import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from MTMed3DCore.networks import MultiTaskNetwork, build_network
-from MTMed3DCore.training.balancing import make_balancer
-from MTMed3DCore.training.losses import MultiTaskLoss
-from MTMed3DCore.training.patches import Patch
+from MTMed3DCore.networks import TaskNetwork, find_family
+from MTMed3DCore.training.balancing import make_balancer, task_gradients
+from MTMed3DCore.training.distributed import Team
+from MTMed3DCore.training.patches import Batch
 from MTMed3DCore.training.precision import guard_small_convolutions
+from MTMed3DCore.training.recompute import recompute_activations
 from MTMed3DCore.training.settings import TrainSettings
 
 LONGEST_DECAY = 0.995
 """Decay of the averaged weights late in a run."""
+ALONE = Team()
 
 
 def running_mean(mean: torch.Tensor, value: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
@@ -32,69 +38,135 @@ class Trainer:
     Args:
         settings: see `TrainSettings`.
         anchor_shapes: base shapes in voxels.
+        team: the processes that train together; all must construct their trainer.
+        network, loss: where they are not those of brain studies that the settings name; the loss is called with image,
+            output and target, and gives one scalar for each task.
     """
 
-    def __init__(self, settings: TrainSettings, anchor_shapes: list[list[float]]) -> None:
+    def __init__(
+        self,
+        settings: TrainSettings,
+        anchor_shapes: list[list[float]],
+        team: Team = ALONE,
+        *,
+        network: TaskNetwork | None = None,
+        loss: nn.Module | None = None,
+    ) -> None:
         torch.manual_seed(settings.seed)
         random.seed(settings.seed)
         self.settings = settings
-        self.device = torch.device(settings.device)
-        self.network: MultiTaskNetwork = build_network(
-            "mtmed3d", settings.feature_size, settings.tasks, len(anchor_shapes)
+        self.team = team
+        self.device = team.device(settings.device)
+        family = find_family(settings.network_family)
+        self.network: TaskNetwork = network or family.for_brain(
+            settings.feature_size, settings.tasks, len(anchor_shapes), settings.patch, settings.network_options
         )
         self.network.to(self.device).train()
         guard_small_convolutions(self.network)
-        self.loss = MultiTaskLoss(settings.tasks, anchor_shapes).to(self.device)
+        self.loss = (loss or family.make_loss(settings.tasks, anchor_shapes)).to(self.device)
         self.balance = make_balancer(settings.balancing, settings.tasks, settings.fixed_weights)
         self.balance.to(self.device)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.average = AveragedModel(self.network, avg_fn=running_mean)
+        if settings.gradient_checkpointing:
+            recompute_activations(self.network)
+        self.parallel = team.parallel(self.network, self.device)
         self.steps = 0
 
     @property
     def shared(self) -> list[torch.Tensor]:
-        """What all tasks share: the whole encoder, or its last layer, the deepest merge, as the balancing wants."""
-        if self.balance.whole_encoder:
+        """What all tasks share: the whole encoder, or its last layer, as the balancing wants."""
+        if self.balance.shared == "all":
             return list(self.network.encoder.parameters())
-        return [self.network.encoder.get_parameter("layers4.0.downsample.reduction.weight")]
+        return self.network.last_shared()
 
-    def step(self, patches: list[Patch], progress: float) -> dict[str, float]:
+    def step(self, patches: Sequence[Batch], progress: float) -> dict[str, float]:
         """One step of the optimiser.
 
         Args:
-            patches: of one batch; they go through one by one, since each has its own number of boxes.
+            patches: this process's share of the batch, as many as in every other; they go through one by one, since
+                each has its own number of boxes.
             progress: share of the run that is over, 0 to 1; sets the learning rate.
 
         Returns:
-            The loss of each task, averaged over the patches that have labels for it.
+            The loss of each task, averaged over the patches of the whole batch that have labels for it.
         """
-        warm = min(1.0, (self.steps + 1) / max(1, self.settings.warm_up))
+        settings = self.settings
+        warm = min(1.0, (self.steps + 1) / max(1, settings.warm_up))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * warm * (0.5 + 0.5 * math.cos(math.pi * progress)) + 1e-6
+            group["lr"] = settings.learning_rate * warm * (0.5 + 0.5 * math.cos(math.pi * progress)) + 1e-6
+        balance_now = self.steps % settings.balance_every == 0
+        if balance_now and self.balance.shared:
+            self._balance_gradients(patches)
         self.optimizer.zero_grad(set_to_none=True)
-        sums: dict[str, list[float]] = {task: [] for task in self.settings.tasks}
+        rows = []
         for patch in patches:
-            image, target = patch.image[None].to(self.device), patch.target.to(self.device)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
-                output = self.network(image)
-            losses = self.loss(image, output, target)
-            present = [target.knows(task) for task in self.settings.tasks]
-            self.balance.observe(losses, present)
-            if patch is patches[0] and self.steps % self.settings.balance_every == 0:
-                self.balance.update(losses, self.shared, present)
-            (self.balance.total(losses) / len(patches)).backward()
-            for task, here in zip(self.settings.tasks, present, strict=True):
-                if here:
-                    sums[task].append(float(losses[task].detach()))
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
+            with self._averaging_gradients(patch is patches[-1]):
+                losses, row = self._losses(self.parallel, patch)
+                (self.balance.total(losses) / len(patches)).backward()
+            rows.append(row)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
         self.optimizer.step()
         self.average.update_parameters(self.network)
         self.steps += 1
-        return {task: sum(values) / len(values) for task, values in sums.items() if values}
+        return self._note(self.team.rows(torch.stack(rows)), balance_now and not self.balance.shared)
+
+    def _losses(self, network: nn.Module, patch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """A patch's losses with their graph, and their values (tasks,), NaN for a task without a label."""
+        image, target = patch.batch.to(self.device), patch.target.to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+            output = network(image)
+        losses = self.loss(image, output, target)
+        values = [losses[t].detach().float() if target.knows(t) else _unknown(image) for t in self.settings.tasks]
+        return losses, torch.stack(values)
+
+    def _averaging_gradients(self, last: bool) -> AbstractContextManager[None]:
+        """Gradients are averaged over the processes once a step, in the backward pass of the last patch."""
+        wrapped = isinstance(self.parallel, DistributedDataParallel)
+        return self.parallel.no_sync() if wrapped and not last else nullcontext()  # type: ignore[operator]
+
+    def _balance_gradients(self, patches: Sequence[Batch]) -> None:
+        """Move the task weights by the gradients of the whole batch on what the tasks share.
+
+        A pass of its own, before that of the step: the weights are then those of this very batch, no graph is kept
+        for longer than one patch, and nothing flows into the network's gradients. The gradient of a task is averaged
+        over all patches of all processes before anything is made of it: the mean of norms is not the norm of the mean.
+        """
+        tasks, shared = self.settings.tasks, self.shared
+        gradients = torch.zeros(len(tasks), sum(parameter.numel() for parameter in shared), device=self.device)
+        values, counts = (torch.zeros(len(tasks), device=self.device) for _ in range(2))
+        for patch in patches:
+            losses, row = self._losses(self.network, patch)
+            known = ~row.isnan()
+            values += row.nan_to_num()
+            counts += known
+            for index, task in enumerate(tasks):
+                if known[index]:
+                    gradients[index] += task_gradients({task: losses[task]}, shared)[task]
+        for sums in (gradients, values, counts):
+            self.team.total(sums)
+        number = counts.clamp(min=1)
+        means = dict(zip(tasks, values / number, strict=True))
+        self.balance.update(means, dict(zip(tasks, gradients / number[:, None], strict=True)), (counts > 0).tolist())
+
+    def _note(self, rows: torch.Tensor, balance_by_losses: bool) -> dict[str, float]:
+        """Show the losses (patches, tasks) of a whole batch to the balance; their means over what is known."""
+        tasks = self.settings.tasks
+        for row in rows:
+            self.balance.observe(dict(zip(tasks, row, strict=True)), (~row.isnan()).tolist())
+        known = (~rows.isnan()).any(0).tolist()
+        means = dict(zip(tasks, rows.nanmean(0), strict=True))
+        if balance_by_losses:
+            self.balance.update(means, {}, known)
+        return {task: float(means[task]) for task, here in zip(tasks, known, strict=True) if here}
 
     @property
-    def averaged_network(self) -> MultiTaskNetwork:
+    def averaged_network(self) -> TaskNetwork:
         """The network with the running mean of its weights."""
-        return cast(MultiTaskNetwork, self.average.module)
+        return cast(TaskNetwork, self.average.module)
+
+
+def _unknown(like: torch.Tensor) -> torch.Tensor:
+    return torch.full((), torch.nan, device=like.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,46 +13,19 @@ import torch
 from safetensors.torch import load_file
 
 from MTMed3DCore import cli
-from MTMed3DCore.datalist import DataList, build_datalist
-from MTMed3DCore.errors import Cancelled, InputRefused, WrongUse
-from MTMed3DCore.synthetic import make_study, write_study
+from MTMed3DCore.datalist import DataList
+from MTMed3DCore.errors import InputRefused, WrongUse
+from MTMed3DCore.synthetic import make_study
 from MTMed3DCore.training.examples import ExampleCache, labels_on_grid, prepare_case
 from MTMed3DCore.training.feeding import CasePatches
 from MTMed3DCore.training.run import train
 from MTMed3DCore.training.settings import CaseSettings
-
-SMALL = CaseSettings(
-    feature_size=12,
-    spacing_mm=4.0,
-    patch=64,
-    wide_patch=64,
-    steps=3,
-    save_every=2,
-    validate_every=0,
-    balance_every=2,
-    workers=0,
-    warm_up=1,
-    fold=0,
-)
+from Testing.training_runs import SMALL, four_studies, kill_at_random
 
 
 @pytest.fixture(scope="module")
 def listed(tmp_path_factory: pytest.TempPathFactory) -> DataList:
-    """Four synthetic studies in BraTS 2019's folders, two of each grade, in two folds."""
-    root = tmp_path_factory.mktemp("studies")
-    wanted = {0: 2, 1: 2}
-    seed = 0
-    while any(wanted.values()):
-        study = make_study(seed, (44, 50, 44), 4.0)
-        seed += 1
-        if study.grade is None or not wanted[study.grade]:
-            continue
-        wanted[study.grade] -= 1
-        name = f"BraTS19_S_{seed}_1"
-        write_study(study, root / ("HGG" if study.grade else "LGG") / name)
-    listed = build_datalist([root], folds=2)
-    listed.write(root / "list.json")
-    return DataList.read(root / "list.json")
+    return four_studies(tmp_path_factory.mktemp("studies"))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +50,7 @@ def test_a_run_leaves_its_settings_its_course_a_picture_and_a_bundle(finished: P
     assert CaseSettings.from_dict(config["settings"]) == SMALL
     assert config["list_sha256"] == listed.sha256 != ""
     rows = [json.loads(row) for row in (finished / "history.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert all(np.isfinite(row["segmentation"]) for row in rows)
     (validation,) = [json.loads(row) for row in (finished / "validation.jsonl").read_text().splitlines()]
     assert set(validation) >= {"step", "whole_tumour", "tumour_core", "enhancing"}
@@ -84,29 +58,21 @@ def test_a_run_leaves_its_settings_its_course_a_picture_and_a_bundle(finished: P
     assert (finished / "bundle" / "configs" / "metadata.json").is_file()
 
 
-class StopAt:
-    """Interrupts a run when a step is done."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def __call__(self, stage: str, fraction: float, text: str) -> None:
-        if stage == "train" and text.startswith(f"Step {self.step} of"):
-            raise Cancelled
-
-
-@pytest.mark.parametrize("stopped_after", [1, 2])
-def test_a_run_that_ended_in_the_midst_goes_on_to_the_same_weights_bit_for_bit(
-    finished: Path, listed: DataList, cache: Path, tmp_path: Path, stopped_after: int
+def test_a_run_killed_at_a_random_step_goes_on_to_the_same_weights_bit_for_bit(
+    finished: Path, listed: DataList, cache: Path, tmp_path: Path
 ) -> None:
-    """Before its first checkpoint, and after it; a killed process may leave half a row behind."""
+    """A process of its own, ended by SIGKILL before or after its first checkpoint; half a row may be left behind."""
+    listed.write(tmp_path / "list.json")
+    (tmp_path / "settings.json").write_text(json.dumps(SMALL.to_dict()))
     folder = tmp_path / "whole"
-    with pytest.raises(Cancelled):
-        train(listed, folder, SMALL, cache=cache, progress=StopAt(stopped_after))
+    given = ["train", tmp_path / "list.json", "--settings", tmp_path / "settings.json", "--cache", cache, "--quiet"]
+    command = [sys.executable, "-m", "MTMed3DCore", *map(str, given), "-o", str(folder)]
+    kill_at_random(command, folder / "history.jsonl", SMALL.steps)
+    assert not (folder / "bundle").exists()
     with (folder / "history.jsonl").open("a") as stream:
         stream.write('{"step": 4, "segm')
     torch.manual_seed(99)  # whatever the process did before
-    train(listed, folder, SMALL, cache=cache, resume=True)
+    train(DataList.read(tmp_path / "list.json"), folder, SMALL, cache=cache, resume=True)
     expected, resumed = weights(finished), weights(folder)
     assert all(torch.equal(expected[name], resumed[name]) for name in expected)
     assert (folder / "history.jsonl").read_text() == (finished / "history.jsonl").read_text()

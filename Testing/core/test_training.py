@@ -16,7 +16,7 @@ from MTMed3DCore.inference.windows import RawResult
 from MTMed3DCore.networks import MultiTaskOutput
 from MTMed3DCore.preparation import PreparedStudy
 from MTMed3DCore.training.anchors import LevelAnchors, fit_anchor_shapes, flatten_maps, mean_best_iou
-from MTMed3DCore.training.balancing import GradNorm
+from MTMed3DCore.training.balancing import GradNorm, task_gradients
 from MTMed3DCore.training.calibration import Outcome, calibrated, lesion_f1
 from MTMed3DCore.training.losses import DetectionLoss, GradingLoss, MultiTaskLoss, SegmentationLoss, Target
 from MTMed3DCore.training.precision import guard_small_convolutions
@@ -129,7 +129,7 @@ def test_gradnorm_lowers_the_task_with_the_larger_gradient_and_keeps_the_sum(two
     balance = GradNorm(("small", "large"), alpha=0.0, learning_rate=0.05, warm_up=1)
     balance.observe(losses(), [True, True])
     for _ in range(400):
-        balance.update(losses(), [shared], [True, True])
+        balance.update(losses(), task_gradients(losses(), [shared]), [True, True])
     small, large = balance.weights.tolist()
     assert small + large == pytest.approx(2.0, abs=1e-5)
     assert small / large == pytest.approx(10.0, rel=0.15)
@@ -140,7 +140,7 @@ def test_gradnorm_leaves_no_gradient_in_the_network(two_tasks):
     balance = GradNorm(("small", "large"), warm_up=1)
     values = losses()
     balance.observe(values, [True, True])
-    balance.update(values, [shared], [True, True])
+    balance.update(values, task_gradients(values, [shared]), [True, True])
     assert balance.weights.tolist() != [1.0, 1.0]
     assert shared.grad is None
     balance.total(values).backward()
@@ -165,7 +165,7 @@ def test_gradnorm_keeps_the_weight_of_a_task_without_labels(two_tasks):
     shared, losses = two_tasks
     balance = GradNorm(("small", "large"), warm_up=1)
     balance.observe(losses(), [True, False])
-    balance.update(losses(), [shared], [True, False])
+    balance.update(losses(), task_gradients(losses(), [shared]), [True, False])
     assert balance.weights.tolist() == [1.0, 1.0]
     assert balance.seen.tolist() == [1.0, 0.0]
 

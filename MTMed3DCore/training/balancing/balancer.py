@@ -10,6 +10,8 @@ import torch
 from MTMed3DCore.errors import WrongUse
 
 Losses = Mapping[str, torch.Tensor]
+Gradients = Mapping[str, torch.Tensor]
+"""Gradient of each task's loss on the shared parameters, flat; the mean over a whole batch, never over a part of it."""
 BALANCERS = ("gradnorm", "mgda", "uncertainty", "fixed")
 
 
@@ -18,11 +20,12 @@ class Balancer(Protocol):
 
     Attributes:
         weights: (tasks,), in the order of the tasks.
-        whole_encoder: whether `update` wants every shared parameter, or the last shared layer alone.
+        shared: of which part of the encoder `update` wants the gradients: ``"all"`` of it, its ``"last"`` layer, or
+            ``""`` for none.
     """
 
     weights: torch.Tensor
-    whole_encoder: bool
+    shared: str
 
     def total(self, losses: Losses) -> torch.Tensor:
         """The weighted sum, to which the weights are constants."""
@@ -30,8 +33,14 @@ class Balancer(Protocol):
     def observe(self, losses: Losses, present: Sequence[bool]) -> None:
         """Take note of the losses of every step."""
 
-    def update(self, losses: Losses, shared: Sequence[torch.Tensor], present: Sequence[bool]) -> None:
-        """Move the weights; leaves no gradient in the network, and keeps the graph for its own backward pass."""
+    def update(self, losses: Losses, gradients: Gradients, present: Sequence[bool]) -> None:
+        """Move the weights.
+
+        Args:
+            losses: each task's loss, the mean over the batch's patches with labels for it.
+            gradients: of these losses on the shared parameters; empty where `shared` is.
+            present: which tasks have labels in the batch; the others keep their weight.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a run needs to go on as if it had not stopped."""
@@ -49,10 +58,17 @@ def weighted_sum(losses: Losses, tasks: Sequence[str], weights: torch.Tensor) ->
     return torch.stack([constants[i] * losses[task] for i, task in enumerate(tasks)]).sum()
 
 
-def task_gradients(loss: torch.Tensor, shared: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Gradient of one task's loss on the shared parameters; zero where it does not reach one."""
-    found = torch.autograd.grad(loss, list(shared), retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for g, p in zip(found, shared, strict=True)]
+def task_gradients(losses: Losses, shared: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Gradient of each task's loss on the shared parameters, flat; zero where it does not reach one.
+
+    They are taken beside the parameters' own ``grad``, which stays as it is, and keep the losses' graph.
+    """
+    flat: dict[str, torch.Tensor] = {}
+    for task, loss in losses.items():
+        found = torch.autograd.grad(loss, list(shared), retain_graph=True, allow_unused=True)
+        parts = [torch.zeros_like(p) if g is None else g for g, p in zip(found, shared, strict=True)]
+        flat[task] = torch.cat([part.flatten().float() for part in parts])
+    return flat
 
 
 def make_balancer(name: str, tasks: Sequence[str], fixed: Mapping[str, float] | None = None) -> Balancer:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from MTMed3DCore.training.balancing.balancer import Losses, weighted_sum
+from MTMed3DCore.training.balancing.balancer import Gradients, Losses, weighted_sum
 
 
 class FixedWeights(nn.Module):
@@ -19,7 +19,7 @@ class FixedWeights(nn.Module):
     """
 
     weights: torch.Tensor
-    whole_encoder = False
+    shared = ""
 
     def __init__(self, tasks: Sequence[str], given: Mapping[str, float]) -> None:
         super().__init__()
@@ -33,5 +33,5 @@ class FixedWeights(nn.Module):
     def observe(self, losses: Losses, present: Sequence[bool]) -> None:
         """Nothing to note."""
 
-    def update(self, losses: Losses, shared: Sequence[torch.Tensor], present: Sequence[bool]) -> None:
+    def update(self, losses: Losses, gradients: Gradients, present: Sequence[bool]) -> None:
         """Nothing to move."""

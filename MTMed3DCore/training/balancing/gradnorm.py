@@ -13,7 +13,7 @@ from copy import deepcopy
 import torch
 from torch import nn
 
-from MTMed3DCore.training.balancing.balancer import Losses, task_gradients, weighted_sum
+from MTMed3DCore.training.balancing.balancer import Gradients, Losses, weighted_sum
 
 SMALLEST_WEIGHT = 1e-3
 
@@ -33,7 +33,7 @@ class GradNorm(nn.Module):
 
     initial: torch.Tensor
     seen: torch.Tensor
-    whole_encoder = False
+    shared = "last"
 
     def __init__(
         self, tasks: Sequence[str], *, alpha: float = 0.12, learning_rate: float = 0.01, warm_up: int = 10
@@ -63,20 +63,19 @@ class GradNorm(nn.Module):
                 self.seen[i] += 1
                 self.initial[i] += (losses[self.tasks[i]].detach().float() - self.initial[i]) / self.seen[i]
 
-    def update(self, losses: Losses, shared: Sequence[torch.Tensor], present: Sequence[bool]) -> None:
+    def update(self, losses: Losses, gradients: Gradients, present: Sequence[bool]) -> None:
         """Move the weights by one step, once every task with labels here has its initial loss.
 
         Args:
-            losses: each task's loss with its graph, which is kept for the network's own backward pass.
-            shared: the parameters of the last layer that all tasks share.
+            losses: each task's loss.
+            gradients: of the losses on the last layer that all tasks share.
             present: which tasks have labels in this batch; the others keep their weight.
         """
         there = [i for i, here in enumerate(present) if here]
         if len(there) < 2 or bool((self.seen[there] < self.warm_up).any()):
             return
         values = torch.stack([losses[self.tasks[i]].detach().float() for i in there])
-        gradients = [torch.cat([g.flatten() for g in task_gradients(losses[self.tasks[i]], shared)]) for i in there]
-        norms = torch.stack([gradient.norm().float() for gradient in gradients])
+        norms = torch.stack([gradients[self.tasks[i]].norm().float() for i in there])
         rate = values / self.initial[there].clamp(min=1e-8)
         weighted = self.weights[there] * norms
         target = (weighted.mean() * (rate / rate.mean()) ** self.alpha).detach()

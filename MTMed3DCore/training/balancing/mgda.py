@@ -12,7 +12,7 @@ from itertools import combinations
 import torch
 from torch import nn
 
-from MTMed3DCore.training.balancing.balancer import Losses, task_gradients, weighted_sum
+from MTMed3DCore.training.balancing.balancer import Gradients, Losses, weighted_sum
 
 
 def min_norm_weights(products: torch.Tensor) -> torch.Tensor:
@@ -53,7 +53,7 @@ class MGDA(nn.Module):
     """
 
     weights: torch.Tensor
-    whole_encoder = True
+    shared = "all"
 
     def __init__(self, tasks: Sequence[str], *, normalised: bool = True) -> None:
         super().__init__()
@@ -68,15 +68,14 @@ class MGDA(nn.Module):
     def observe(self, losses: Losses, present: Sequence[bool]) -> None:
         """Nothing to note."""
 
-    def update(self, losses: Losses, shared: Sequence[torch.Tensor], present: Sequence[bool]) -> None:
+    def update(self, losses: Losses, gradients: Gradients, present: Sequence[bool]) -> None:
         """Set the weights of the tasks with labels here; they sum to the number of those tasks, as fixed ones do."""
         there = [i for i, here in enumerate(present) if here]
         if len(there) < 2:
             return
-        rows = [torch.cat([g.flatten() for g in task_gradients(losses[self.tasks[i]], shared)]) for i in there]
-        gradients = torch.stack(rows).double().cpu()
-        lengths = gradients.norm(dim=1).clamp(min=1e-12)
-        unit = gradients / lengths[:, None] if self.normalised else gradients
+        rows = torch.stack([gradients[self.tasks[i]] for i in there]).double().cpu()
+        lengths = rows.norm(dim=1).clamp(min=1e-12)
+        unit = rows / lengths[:, None] if self.normalised else rows
         found = min_norm_weights(unit @ unit.T)
         if self.normalised:
             found = found / lengths

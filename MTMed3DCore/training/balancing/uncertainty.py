@@ -12,7 +12,7 @@ from copy import deepcopy
 import torch
 from torch import nn
 
-from MTMed3DCore.training.balancing.balancer import Losses, weighted_sum
+from MTMed3DCore.training.balancing.balancer import Gradients, Losses, weighted_sum
 
 
 class UncertaintyWeights(nn.Module):
@@ -23,7 +23,7 @@ class UncertaintyWeights(nn.Module):
         learning_rate: of the log variances.
     """
 
-    whole_encoder = False
+    shared = ""
 
     def __init__(self, tasks: Sequence[str], *, learning_rate: float = 0.01) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class UncertaintyWeights(nn.Module):
     def observe(self, losses: Losses, present: Sequence[bool]) -> None:
         """Nothing to note."""
 
-    def update(self, losses: Losses, shared: Sequence[torch.Tensor], present: Sequence[bool]) -> None:
+    def update(self, losses: Losses, gradients: Gradients, present: Sequence[bool]) -> None:
         """One step of the log variances of the tasks with labels here."""
         gradient = torch.zeros_like(self.log_variance)
         for i, here in enumerate(present):
