@@ -81,19 +81,24 @@ def test_every_encoder_level_equals_the_record(output, record, level, record_pro
     assert difference < TOLERANCE
 
 
-def test_the_segmentation_equals_the_record(output, record):
-    assert largest_difference(output.segmentation, record, "segmentation") < TOLERANCE
+def test_the_segmentation_equals_the_record(output, record, record_property):
+    difference = largest_difference(output.segmentation, record, "segmentation")
+    record_property("difference", difference)
+    assert difference < TOLERANCE
 
 
-def test_the_grade_equals_the_record(output, record):
-    assert np.abs(output.grade.numpy() - record["classification"]).max() < TOLERANCE
+def test_the_grade_equals_the_record(output, record, record_property):
+    difference = float(np.abs(output.grade.numpy() - record["classification"]).max())
+    record_property("difference", difference)
+    assert difference < TOLERANCE
 
 
 @pytest.mark.parametrize("level", range(4))
-def test_both_detection_heads_equal_the_record_at_every_level(output, record, level):
-    scores, boxes = output.detection[level]
-    assert largest_difference(scores, record, f"detection_score/{level}") < TOLERANCE
-    assert largest_difference(boxes, record, f"detection_box/{level}") < TOLERANCE
+def test_both_detection_heads_equal_the_record_at_every_level(output, record, level, record_property):
+    for part, maps in zip(("detection_score", "detection_box"), output.detection[level], strict=True):
+        difference = largest_difference(maps, record, f"{part}/{level}")
+        record_property(part, difference)
+        assert difference < TOLERANCE
 
 
 def test_a_missing_tensor_is_refused_by_name(checkpoint):
