@@ -118,6 +118,7 @@ def _write_weights(path: Path, network: TaskNetwork, half: bool) -> None:
 
     tensors = network.state_dict()
     save_file({key: _stored(key, tensor, half) for key, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors makes it private; a bundle may be shared
 
 
 def _stored(key: str, tensor: torch.Tensor, half: bool) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -65,6 +66,13 @@ def test_a_saved_bundle_loads_with_the_same_weights_settings_and_identity(saved)
     assert not loaded.training
     for name, tensor in network.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_every_user_of_the_machine_may_read_a_bundle(saved):
+    folder, _ = saved
+    for path in (folder, *folder.rglob("*")):
+        assert path.stat().st_mode & 0o044 == 0o044, path
 
 
 def test_half_stores_large_tensors_in_fp16_and_loads_them_as_fp32(saved, tmp_path: Path) -> None:
