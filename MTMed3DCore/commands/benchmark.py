@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from MTMed3DCore.commands.console import Subparsers, add_json_option, new_parser, print_table, progress_bar
+from MTMed3DCore.whole_file import write_whole
 
 DESCRIPTION = """\
 Sets one multi-task network beside three single-task ones: parameters, floating-point operations (two for a multiply and
@@ -65,17 +66,11 @@ def run_tasks(options: argparse.Namespace) -> int:
         )
     if options.output is not None:
         options.output.mkdir(parents=True, exist_ok=True)
-        _write(options.output / "tasks.json", json.dumps(result, indent=1) + "\n")
-        _write(options.output / "tasks.md", as_markdown(result))
+        write_whole(options.output / "tasks.json", json.dumps(result, indent=1) + "\n")
+        write_whole(options.output / "tasks.md", as_markdown(result))
     if options.json:
         print(json.dumps(result))
     else:
         title = f"{options.feature_size} features, {options.patch} voxels, {device}"
         print_table(title, HEADINGS, table_rows(result))
     return 0
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

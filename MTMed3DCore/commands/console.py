@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
+from MTMed3DCore.errors import InputRefused
 from MTMed3DCore.progress import Progress, silent
 
 STAGES = {
@@ -96,3 +99,17 @@ def print_table(
         table.add_row(*map(escape, row))
     # Away from a terminal rich assumes 80 columns and would fold paths; a log or a pipe has no width.
     Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Training settings from a JSON file.
+
+    Raises:
+        InputRefused: no such file, or no JSON.
+    """
+    try:
+        plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        text = f"{path} cannot be read: {error}."
+        raise InputRefused("settings-damaged", text, "Give a JSON file with training settings.") from error
+    return plain

@@ -7,8 +7,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from MTMed3DCore.commands.console import Subparsers, add_json_option, new_parser, print_table, progress_bar
-from MTMed3DCore.errors import InputRefused, WrongUse
+from MTMed3DCore.commands.console import (
+    Subparsers,
+    add_json_option,
+    new_parser,
+    print_table,
+    progress_bar,
+    read_settings,
+)
+from MTMed3DCore.errors import WrongUse
 
 if TYPE_CHECKING:
     from MTMed3DCore.federation.plan import Plan
@@ -229,7 +236,7 @@ def _plan(options: argparse.Namespace) -> Plan:
 
     plain: dict[str, Any] = {"balancing": "fixed"}
     if options.settings is not None:
-        plain |= _read_json(options.settings)
+        plain |= read_settings(options.settings)
     if options.seed is not None:
         plain["seed"] = options.seed
     if options.device is not None or "device" not in plain:
@@ -295,12 +302,3 @@ def _say(as_json: bool) -> Any:
 
     stream = sys.stderr if as_json else sys.stdout
     return lambda text: print(text, file=stream, flush=True)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        text = f"{path} cannot be read: {error}."
-        raise InputRefused("settings-damaged", text, "Give a JSON file with training settings.") from error
-    return plain

@@ -8,9 +8,8 @@ from os import environ
 from pathlib import Path
 from typing import Any
 
-from MTMed3DCore.commands.console import Subparsers, add_json_option, new_parser, progress_bar
+from MTMed3DCore.commands.console import Subparsers, add_json_option, new_parser, progress_bar, read_settings
 from MTMed3DCore.commands.images import train_on_images
-from MTMed3DCore.errors import InputRefused
 from MTMed3DCore.images2d.imagelist import is_image_list
 from MTMed3DCore.networks.registry import DEFAULT_FAMILY, FAMILY_NAMES, IMAGE_FAMILY, find_family
 
@@ -95,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
         bundle = train(listed, options.output, settings, cache=options.cache, resume=options.resume, progress=progress)
     if not leads:
         return 0
-    config = _read_json(options.output / "config.json")
+    config = read_settings(options.output / "config.json")
     if options.json:
         print(json.dumps({"bundle": str(bundle.folder), "steps": settings.steps}))
     else:
@@ -110,9 +109,9 @@ def chosen_settings(options: argparse.Namespace) -> dict[str, Any]:
     """Settings of a resumed run, of a file and of the options; each goes before the one named before it."""
     plain: dict[str, Any] = {}
     if options.resume and (options.output / "config.json").is_file():
-        plain |= _read_json(options.output / "config.json")["settings"]
+        plain |= read_settings(options.output / "config.json")["settings"]
     if options.settings is not None:
-        plain |= _read_json(options.settings)
+        plain |= read_settings(options.settings)
     named = [
         "tasks",
         "fold",
@@ -139,13 +138,4 @@ def chosen_settings(options: argparse.Namespace) -> dict[str, Any]:
         from MTMed3DCore.inference import choose_device
 
         plain["device"] = str(choose_device(options.device or "auto"))
-    return plain
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        text = f"{path} cannot be read: {error}."
-        raise InputRefused("settings-damaged", text, "Give a JSON file with training settings.") from error
     return plain

@@ -17,6 +17,7 @@ from MTMed3DCore.geometry import WorldBox
 from MTMed3DCore.hashing import file_sha256
 from MTMed3DCore.json_schema import first_fault
 from MTMed3DCore.sequences import SEQUENCES
+from MTMed3DCore.whole_file import write_whole
 
 SCHEMA = "mtmed3d.datalist/1"
 GRADES = ("LGG", "HGG")
@@ -113,13 +114,7 @@ class DataList:
             "skipped": [{"path": each.path, "reason": each.reason} for each in self.skipped],
         }
         _check(document, str(path))
-        partial = path.with_name(f".{path.name}.partial")
-        base.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(path, json.dumps(document, indent=1) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> DataList:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from MTMed3DCore.errors import InputRefused
+from MTMed3DCore.whole_file import write_whole
 
 SETTINGS = "settings.json"
 EVALUATION = "evaluation.json"
@@ -25,17 +26,6 @@ def case_name(case_id: str) -> str:
     if plain == case_id and plain.strip("."):
         return plain
     return f"{plain[:80].strip('.')}-{sha256(case_id.encode()).hexdigest()[:8]}"
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name, then rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, document: Any) -> None:

@@ -9,9 +9,10 @@ from MTMed3DCore.datalist.case import Case
 from MTMed3DCore.errors import Cancelled, MTMed3DError
 from MTMed3DCore.evaluation.document import Evaluation, cases_table
 from MTMed3DCore.evaluation.figures import draw_froc, draw_regions, draw_reliability
-from MTMed3DCore.evaluation.files import CASES_TABLE, FIGURES, REPORT, write_whole
+from MTMed3DCore.evaluation.files import CASES_TABLE, FIGURES, REPORT
 from MTMed3DCore.evaluation.report import by_badness, report_page
 from MTMed3DCore.progress import Progress, silent
+from MTMed3DCore.whole_file import write_whole
 
 
 def publish(

@@ -23,6 +23,7 @@ from MTMed3DCore.federation.plan import Plan
 from MTMed3DCore.federation.privacy import epsilon
 from MTMed3DCore.federation.symmetry import symmetries
 from MTMed3DCore.federation.updates import GlobalState, SiteUpdate, fault
+from MTMed3DCore.whole_file import write_whole
 
 SCHEMA = "mtmed3d.federation/1"
 KEPT = 2
@@ -67,7 +68,7 @@ class Coordinator:
                 )
             folder.mkdir(parents=True, exist_ok=True)
             made = cls(plan, folder)
-            _write(folder / PLAN, plan.to_json())
+            write_whole(folder / PLAN, plan.to_json() + "\n")
             made._save()
             return made
         if not (folder / COURSE).is_file():
@@ -175,7 +176,7 @@ class Coordinator:
     def _write_course(self) -> None:
         if self.folder is not None:
             document = {"schema": SCHEMA, "round": self.state.round, "rounds": self.rounds}
-            _write(self.folder / COURSE, json.dumps(document, indent=1))
+            write_whole(self.folder / COURSE, json.dumps(document, indent=1) + "\n")
 
     def write_bundle(self) -> Path:
         """Write the model as a bundle into the folder.
@@ -224,11 +225,3 @@ def _weights(number: int) -> str:
 
 def _rounded(figures: Mapping[str, float]) -> dict[str, float]:
     return {name: round(float(value), 6) for name, value in figures.items()}
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text + "\n", encoding="utf-8")
-    with partial.open("rb") as stream:
-        os.fsync(stream.fileno())
-    partial.replace(path)

@@ -17,6 +17,7 @@ from typing import Any
 from MTMed3DCore.errors import InputRefused, WrongUse
 from MTMed3DCore.hashing import file_sha256
 from MTMed3DCore.json_schema import first_fault
+from MTMed3DCore.whole_file import write_whole
 
 SCHEMA = "mtmed3d.imagelist/1"
 ACTIVATIONS = ("softmax", "sigmoid")
@@ -132,13 +133,7 @@ class ImageList:
             "skipped": [{"path": name, "reason": reason} for name, reason in self.skipped],
         }
         _check(document, path)
-        base.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(path, json.dumps(document, indent=1) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> ImageList:

@@ -32,6 +32,7 @@ import MTMed3DCore
 from MTMed3DCore.errors import WrongUse
 from MTMed3DCore.training.distributed import Team
 from MTMed3DCore.training.settings import CaseSettings, TrainSettings
+from MTMed3DCore.whole_file import write_whole
 
 CONFIG, SESSIONS, HISTORY, VALIDATION = "config.json", "sessions.jsonl", "history.jsonl", "validation.jsonl"
 CURVES, BOARD, CHECKPOINT, BUNDLE, CACHE = "curves.png", "tensorboard", "checkpoint.pt", "bundle", "cache"
@@ -118,9 +119,7 @@ def write_description(folder: Path, config: dict[str, Any]) -> None:
         cases=config["cases"],
         digest=config["list_sha256"] or "unknown",
     )
-    partial = folder / f".{CONFIG}.partial"
-    partial.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    partial.replace(folder / CONFIG)
+    write_whole(folder / CONFIG, json.dumps(config, indent=1) + "\n")
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
