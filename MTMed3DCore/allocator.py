@@ -1,9 +1,11 @@
-"""Memory that the process keeps instead of giving it back to the system after every tensor."""
+"""When freed memory goes back to the system: never between the steps of a training, always between two requests."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
+from typing import cast
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """glibc's numbers of the two settings, from ``malloc.h``."""
@@ -20,10 +22,30 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the C library took it; elsewhere than on Linux with glibc nothing is done.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):  # not glibc
+    mallopt = _of_glibc("mallopt")
+    if mallopt is None:
         return False
     return bool(mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)) and bool(mallopt(_TRIM_THRESHOLD, _LARGEST_KEPT))
+
+
+def give_back_freed_memory() -> bool:
+    """Give every whole page that is free back to the system.
+
+    Blocks that outlive a request lie between those that it freed; glibc keeps the free pages around them, and a process
+    that serves many requests seems to grow. Takes about a millisecond for each 100 MB that are free.
+
+    Returns:
+        Whether anything was given back; elsewhere than on Linux with glibc nothing is done.
+    """
+    trim = _of_glibc("malloc_trim")
+    return trim is not None and bool(trim(ctypes.c_size_t(0)))
+
+
+def _of_glibc(name: str) -> Callable[..., int] | None:
+    """A function of the C library, if that is glibc."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        return cast("Callable[..., int]", getattr(ctypes.CDLL(None), name))
+    except (AttributeError, OSError):  # another C library
+        return None

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from MTMed3DCore import __version__
+from MTMed3DCore.allocator import give_back_freed_memory
 from MTMed3DCore.errors import Cancelled, WrongUse
 from MTMed3DCore.worker.cancelling import Stop
 from MTMed3DCore.worker.failures import as_refusal
@@ -148,6 +149,7 @@ class Session:
             self._finish(request, {"event": "result", **work(request.fields, stop, progress)})
         except BaseException as error:  # a fault must not leave the asker without an answer
             self._fail(request, error)
+        give_back_freed_memory()
 
 
 def ready_event() -> dict[str, Any]:

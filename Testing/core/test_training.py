@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -193,20 +189,6 @@ def test_an_error_inside_a_guarded_convolution_does_not_leave_autocast_switched_
         with pytest.raises(RuntimeError):
             convolution(torch.randn(1, 5, 2, 2, 2))
         assert torch.is_autocast_enabled("cpu")
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
-def test_freed_memory_stays_with_the_process_once_asked_for():
-    code = """
-import pathlib, torch
-from MTMed3DCore.allocator import keep_freed_memory
-def resident(): return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096
-torch.ones(2**26); given_back = resident()
-assert keep_freed_memory()
-torch.ones(2**26); print(resident() - given_back)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(done.stdout) > 0.9 * 2**28
 
 
 def outcome_of(probability: float, noise_ml: float, score: float, false_score: float) -> Outcome:
