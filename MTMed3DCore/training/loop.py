@@ -108,24 +108,25 @@ def train_starter(settings: StarterSettings, folder: Path, earlier: StarterRun |
     )
     loader = DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4)
     recent: deque[Patch] = deque(maxlen=REUSED_PATCHES)
-    start, end = time.monotonic(), settings.minutes * 60
-    saved = 0.0
+    pick = random.Random(settings.seed)
+    start, saved, progress = time.monotonic(), 0.0, 0.0
     with (folder / "history.jsonl").open("w") as history:
         for patch in loader:
             recent.append(patch)
-            again = random.sample(list(recent), min(settings.batch, len(recent)))
+            again = pick.sample(list(recent), min(settings.batch, len(recent)))
             for batch in ([patch], again) if settings.batch == 1 else (again,):
                 elapsed = time.monotonic() - start
-                losses = trainer.step(batch, min(1.0, elapsed / end))
+                progress = trainer.steps / settings.steps if settings.steps else elapsed / (settings.minutes * 60)
+                losses = trainer.step(batch, min(1.0, progress))
                 row: dict[str, Any] = {"s": round(elapsed), "step": trainer.steps}
                 row |= {task: round(value, 4) for task, value in losses.items()}
                 row["weights"] = [round(float(w), 3) for w in trainer.balance.weights.detach()]
                 history.write(json.dumps(row) + "\n")
             history.flush()
-            if elapsed - saved > 120 or elapsed >= end:
+            if elapsed - saved > 120 or progress >= 1:
                 saved = elapsed
                 temporary = folder / "average.pt.tmp"
                 torch.save(trainer.averaged_network.state_dict(), temporary)
                 temporary.replace(folder / "average.pt")
-            if elapsed >= end:
+            if progress >= 1:
                 break

@@ -33,7 +33,7 @@ class TrainSettings:
         network_options: further arguments of the family's builder.
         feature_size: of the network.
         spacing_mm: working spacing.
-        patch: side of most training patches in voxels, a multiple of 32, at least 64.
+        patch: side of most training patches in voxels, a multiple of 32 and at least two strides of the family.
         wide_patch: side of the others, that of the windows in use: norms over a window depend on how much it holds.
         wide_share: share of the wide ones.
         batch: patches whose gradients are averaged for a step, over all processes.
@@ -73,10 +73,11 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", tuple(self.tasks))
+        family = find_family(self.network_family)
         checks = {
-            "tasks": bool(self.tasks) and set(self.tasks) <= set(find_family(self.network_family).tasks),
+            "tasks": bool(self.tasks) and set(self.tasks) <= set(family.tasks),
             "spacing_mm": self.spacing_mm > 0,
-            "patch": self.patch >= 2 * GRANULE and self.patch % GRANULE == 0,
+            "patch": self.patch >= 2 * family.stride and self.patch % GRANULE == 0,
             "wide_patch": self.wide_patch >= self.patch and self.wide_patch % GRANULE == 0,
             "wide_share": 0 <= self.wide_share <= 1,
             "batch": self.batch >= 1,
@@ -112,10 +113,11 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class StarterSettings(TrainSettings):
-    """How the starter is trained: on synthetic studies, for a given time.
+    """How the starter is trained: on synthetic studies, for a given time or number of steps.
 
     Args:
         minutes: wall-clock time; the learning rate falls to zero over it.
+        steps: number of optimiser steps instead of a time, where runs are to be compared; 0 for the time.
         study_shape: voxels of a synthetic study.
         family: of synthetic studies.
     """
@@ -126,6 +128,7 @@ class StarterSettings(TrainSettings):
     wide_share: float = 0.15
     learning_rate: float = 1.5e-3
     minutes: float = 30.0
+    steps: int = 0
     study_shape: tuple[int, int, int] = (80, 96, 80)
     family: str = "default"
 

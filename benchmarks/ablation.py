@@ -1,0 +1,140 @@
+"""What in the synthetic studies matters: one part of their variety taken away at a time, beside control arms.
+
+    python benchmarks/ablation.py OUT [--steps 200] [--only ARM ...] [--cases FOLDER ...]
+
+Trains the starter's segmentation from nothing for the same number of steps on each family of studies, and measures
+every arm alike on studies of the family ``held_out`` (threshold chosen on other studies of it). Two control arms with
+other seeds show how much an arm differs by chance. Labelled real studies, where given, are reported and choose nothing.
+An arm that is finished in OUT is not trained again. Writes ``ablation.json`` and ``ablation.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cases import measure
+
+from MTMed3DCore.bundles import save_bundle
+from MTMed3DCore.evaluation.overlap import EVALUATED, dice
+from MTMed3DCore.inference import InferenceSettings
+from MTMed3DCore.networks import build_network
+from MTMed3DCore.synthetic.family import FAMILIES, Family
+from MTMed3DCore.training.calibration import FIRST_SEED, REGION_THRESHOLDS, mean_dice, run_over
+from MTMed3DCore.training.loop import StarterRun, train_starter
+from MTMed3DCore.training.settings import StarterSettings
+from MTMed3DCore.training.starter import FIRST_HELD_OUT_SEED, TRAINED_ON
+
+CHOSEN_ON, MEASURED_ON = 12, 24
+"""Studies of the held-out family: for the threshold, and for the figures."""
+CONTRASTS = tuple(f.name for f in fields(Family) if f.name.split("_")[-1] in ("t1", "t2", "flair"))
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training: on what, and from which seed."""
+
+    family: Family
+    seed: int
+    without: str
+
+
+def fixed(*names: str) -> Family:
+    """The default family with the middle of these ranges for every study."""
+    whole = Family()
+    middles = {name: sum(getattr(whole, name)) / 2 for name in names}
+    return replace(whole, **{name: (middle, middle) for name, middle in middles.items()})
+
+
+CONTROL_SEED = 6_000_000
+ARMS = {
+    "control": Arm(Family(), CONTROL_SEED, "nothing"),
+    "control-again": Arm(Family(), CONTROL_SEED + 500_000, "nothing; other studies and first weights"),
+    "one-contrast": Arm(fixed(*CONTRASTS), CONTROL_SEED, "variety of the healthy tissues' intensities"),
+    "clean-scanner": Arm(
+        replace(Family(), bias=(0.0, 0.0), noise=(0.002, 0.002), thick_slices=0.0),
+        CONTROL_SEED,
+        "shading, noise and thick slices",
+    ),
+    "one-tumour": Arm(
+        fixed("rim", "enhancement", "oedema_reach", "oedema_strength"),
+        CONTROL_SEED,
+        "variety of rim, enhancement and oedema",
+    ),
+}
+
+
+def train(name: str, steps: int, folder: Path) -> StarterRun:
+    """Train an arm, unless its folder holds it."""
+    arm = ARMS[name]
+    FAMILIES[name] = arm.family
+    settings = StarterSettings(tasks=("segmentation",), steps=steps, seed=arm.seed, family=name, precision="bf16")
+    if not (folder / "done").exists():
+        train_starter(settings, folder)
+        (folder / "done").touch()
+    return StarterRun.read(folder)
+
+
+def score(name: str, run: StarterRun, out: Path, cases: Sequence[Path]) -> dict[str, Any]:
+    """Mean Dice of an arm on held-out studies, and that on each real one."""
+    network = build_network("mtmed3d", run.settings.feature_size, run.settings.tasks, len(run.anchor_shapes))
+    network.load_state_dict(run.weights)
+    network.eval()
+    settings = InferenceSettings(
+        spacing_mm=run.settings.spacing_mm, window=run.settings.wide_patch, anchor_shapes=run.anchor_shapes
+    )
+    choosing = [found for _, found in run_over(network, settings, range(FIRST_SEED, FIRST_SEED + CHOSEN_ON))]
+    level = max(REGION_THRESHOLDS, key=lambda threshold: mean_dice(choosing, threshold))
+    rows = []
+    for study, found in run_over(network, settings, range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + MEASURED_ON)):
+        if study.grade is not None:
+            rows.append([dice(p >= level, t) for p, t in zip(found.raw.regions, found.regions, strict=True)])
+    core, whole, enhancing = np.mean(rows, axis=0).tolist()
+    result: dict[str, Any] = {"steps": run.steps, "region_threshold": level, "studies_with_tumour": len(rows)}
+    result["held_out"] = dict(zip(EVALUATED, (whole, core, enhancing), strict=True))
+    if cases:
+        settings = replace(settings, region_threshold=level)
+        card = f"# {name}\n\nFor research use only. An arm of an ablation.\n"
+        bundle = out / "bundle"
+        save_bundle(bundle, network, settings, name=name, version="0", trained_on=TRAINED_ON, card=card, overwrite=True)
+        scored = {case.name: measure(case, out / case.name, str(bundle)) for case in cases}
+        result["real"] = {case: {region: row["found"][region] for region in EVALUATED} for case, row in scored.items()}
+    return result
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """A Markdown table, one arm a line."""
+    columns = [*(f"held out {r}" for r in EVALUATED), *(f"real {r}" for r in EVALUATED)]
+    lines = ["| arm | without | " + " | ".join(columns) + " |", "|" + "---|" * (2 + len(columns))]
+    for name, result in results.items():
+        cells = [f"{result['held_out'][region]:.3f}" for region in EVALUATED]
+        real = list(result.get("real", {}).values())
+        cells += [f"{np.mean([row[region] for row in real]):.3f}" if real else "-" for region in EVALUATED]
+        lines.append(f"| {name} | {ARMS[name].without} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Train and measure every arm; print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--only", nargs="+", choices=tuple(ARMS), default=list(ARMS))
+    parser.add_argument("--cases", nargs="+", type=Path, default=[])
+    options = parser.parse_args()
+    results: dict[str, dict[str, Any]] = {}
+    for name in options.only:
+        folder = options.out / name
+        results[name] = score(name, train(name, options.steps, folder / "run"), folder, options.cases)
+        print(table(results), flush=True)
+    (options.out / "ablation.json").write_text(json.dumps(results, indent=1))
+    (options.out / "ablation.md").write_text(table(results))
+
+
+if __name__ == "__main__":
+    main()
