@@ -2,7 +2,7 @@
 
 Layout, after the MONAI bundle specification::
 
-    configs/metadata.json     MONAI's keys, plus `mtmed3d`: name, trained_on, sha256 of the weights
+    configs/metadata.json     MONAI's keys, plus `mtmed3d`: name, trained_on, sha256 of the weights, hashed patients
     configs/inference.json    `network_def` (what `build_network` is called with: the family and its arguments) and
                               `mtmed3d` (inference settings for brain studies or, marked by `kind`, for images)
     configs/manifest.json     SHA-256 and size of every other file
@@ -28,6 +28,7 @@ from MTMed3DCore.bundles.manifest import (
     read_json,
     read_manifest,
 )
+from MTMed3DCore.bundles.provenance import took_part
 from MTMed3DCore.errors import ModelRefused, WrongUse
 from MTMed3DCore.findings import ModelIdentity
 from MTMed3DCore.hashing import file_sha256
@@ -119,6 +120,10 @@ class Bundle:
     def identity(self) -> ModelIdentity:
         """What findings record of the model."""
         return ModelIdentity(self.name, self.version, self.sha256, self.trained_on)
+
+    def has_seen(self, patient: str) -> bool:
+        """Whether a patient took part in the training, as far as the bundle tells; figures on that patient flatter."""
+        return took_part(patient, self.metadata, self.sha256)
 
     def load(self, device: str | torch.device = "cpu") -> TaskNetwork:
         """The network in evaluation mode with float32 weights on `device`, after verifying every file.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -23,6 +23,7 @@ from MTMed3DCore.bundles.bundle import (
     read_bundle,
 )
 from MTMed3DCore.bundles.manifest import write_manifest
+from MTMed3DCore.bundles.provenance import KEY, patient_digests
 from MTMed3DCore.errors import WrongUse
 from MTMed3DCore.findings import RESEARCH_USE
 from MTMed3DCore.hashing import file_sha256
@@ -50,6 +51,7 @@ def save_bundle(
     version: str,
     trained_on: str,
     card: str,
+    trained_patients: Iterable[str] = (),
     half: bool = False,
     overwrite: bool = False,
 ) -> Bundle:
@@ -65,6 +67,8 @@ def save_bundle(
         version: of the model.
         trained_on: one sentence, shown with every result.
         card: the model card as Markdown.
+        trained_patients: ids of the real patients in the training; only hashes of them are stored, from which
+            `Bundle.has_seen` tells one.
         half: store the tensors with two or more dimensions as fp16, and index tables in the smallest type that holds
             them, which halves the file. Biases, norms and running statistics stay fp32.
         overwrite: replace a bundle that lies there.
@@ -87,6 +91,8 @@ def save_bundle(
         _write_weights(partial / WEIGHTS, network, half)
         _write_json(partial / INFERENCE, _inference(network, settings))
         metadata = _metadata(network, settings, name, version, trained_on, file_sha256(partial / WEIGHTS))
+        if digests := patient_digests(trained_patients, metadata["mtmed3d"]["sha256"]):
+            metadata["mtmed3d"][KEY] = digests
         _write_json(partial / METADATA, metadata)
         (partial / CARD).write_text(card, encoding="utf-8", newline="\n")
         write_manifest(partial)

@@ -191,7 +191,7 @@ def _notes(
 ) -> tuple[str, ...]:
     """What a reader of the report must know before its figures."""
     notes = []
-    trained_on = 0 if bundle is None else _trained_on(bundle, listed, cases)
+    trained_on = 0 if bundle is None else sum(bundle.has_seen(case.patient) for case in cases)
     if trained_on:
         notes.append(f"The model was trained on {trained_on} of these {len(cases)} cases; on them its figures flatter.")
     asked = listed.cases if options.fold is None else listed.fold(options.fold)[1]
@@ -217,20 +217,6 @@ def _of_results(results: Sequence[CaseResult], models: int) -> list[str]:
     if bare:
         notes.append(f"Not skull-stripped, and so without the threshold baseline: {bare} of {len(results)} cases.")
     return notes
-
-
-def _trained_on(bundle: Bundle, listed: DataList, cases: Sequence[Case]) -> int:
-    """How many of the cases the model has seen in training, as far as the run beside the bundle tells."""
-    from MTMed3DCore.training.run_folder import CONFIG
-
-    try:
-        config = json.loads((bundle.folder.parent / CONFIG).read_text(encoding="utf-8"))
-        same, fold = config["list_sha256"] == listed.sha256, config["settings"]["fold"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
-    if not same:
-        return 0
-    return sum(fold is None or listed.folds == 0 or case.fold != fold for case in cases)
 
 
 def _summarise(options: argparse.Namespace, bootstrap: Bootstrap) -> Evaluation:

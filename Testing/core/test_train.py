@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from MTMed3DCore import cli
+from MTMed3DCore.bundles import read_bundle
 from MTMed3DCore.datalist import DataList
 from MTMed3DCore.errors import InputRefused, WrongUse
 from MTMed3DCore.synthetic import make_study
@@ -56,6 +58,18 @@ def test_a_run_leaves_its_settings_its_course_a_picture_and_a_bundle(finished: P
     assert set(validation) >= {"step", "whole_tumour", "tumour_core", "enhancing"}
     assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert (finished / "bundle" / "configs" / "metadata.json").is_file()
+
+
+def test_a_bundle_knows_its_training_patients_wherever_it_lies_and_names_none(
+    finished: Path, listed: DataList, tmp_path: Path
+) -> None:
+    bundle = read_bundle(shutil.copytree(finished / "bundle", tmp_path / "moved"))
+    training, validation = listed.fold(SMALL.fold or 0)
+    assert training
+    assert all(bundle.has_seen(case.patient) for case in training)
+    assert not any(bundle.has_seen(case.patient) for case in validation)
+    said = (bundle.folder / "configs" / "metadata.json").read_text()
+    assert not any(case.patient in said for case in listed.cases)
 
 
 def test_a_run_killed_at_a_random_step_goes_on_to_the_same_weights_bit_for_bit(
