@@ -1,9 +1,10 @@
 """Analyse whole studies as a user would, each in a process of its own, and set the results beside the truth.
 
-    python benchmarks/cases.py FOLDER [FOLDER ...] -o OUT [--model starter]
+    python benchmarks/cases.py FOLDER [FOLDER ...] -o OUT [--model starter] [--card]
 
 A FOLDER holds the four sequences and, where the truth is known, ``seg.nii.gz`` or ``seg.mha``. Writes ``cases.json``
-and ``cases.md`` with Dice, box IoU, grade, time and peak memory, beside a baseline without learning.
+and ``cases.md`` with Dice, box IoU, grade, time and peak memory, beside a baseline without learning; with ``--card``
+the table also goes into the model card of a bundle that is given as a folder.
 """
 
 from __future__ import annotations
@@ -19,12 +20,18 @@ from typing import Any
 import nibabel
 import numpy as np
 
+from MTMed3DCore.bundles import rewrite_section
 from MTMed3DCore.evaluation.baseline import threshold_labels
 from MTMed3DCore.evaluation.labels import unify_labels
 from MTMed3DCore.evaluation.overlap import EVALUATED, main_box, region_dice
 from MTMed3DCore.study import Study
 from MTMed3DCore.volume import read_volume
 
+CARD_SECTION = """Each with `mtmed3d analyze` as a user calls it; Dice, and IoU of the boxes round the largest tumour;
+in brackets those of thresholds on FLAIR and T1ce. `labels` are the values of the truth: 1 necrosis or non-enhancing
+core, 2 oedema, 4 (or 3 where there is no 4) enhancing; where there are 3 and 4, 3 is non-enhancing core, 1 necrosis.
+
+{table}"""
 TRUTH_NAMES = ("seg.nii.gz", "seg.mha", "machine_fusion.nii.gz")
 
 
@@ -63,7 +70,9 @@ def measure(case: Path, output: Path, model: str) -> dict[str, Any]:
     name = next((n for n in TRUTH_NAMES if (case / n).exists()), None)
     if name:
         row["truth"] = name
-        truth = unify_labels(read_volume(case / name).array, case / name)
+        labels = read_volume(case / name).array
+        row["label_values"] = sorted({int(value) for value in np.unique(labels)} - {0})
+        truth = unify_labels(labels, case / name)
         row["found"] = compare(found, truth)
         row["baseline"] = compare(threshold_labels(Study.read(case).array()), truth)
     return row
@@ -73,20 +82,21 @@ def table(rows: list[dict[str, Any]]) -> str:
     """A Markdown table of the rows and their means over the expert-labelled studies."""
     keys = (*EVALUATED, "box_iou")
     lines = [
-        "| case | " + " | ".join(f"{k} (baseline)" for k in keys) + " | grade | lesions | s | MiB |",
-        "|" + "---|" * (len(keys) + 5),
+        "| case | labels | " + " | ".join(f"{k} (baseline)" for k in keys) + " | grade | lesions | s | MiB |",
+        "|" + "---|" * (len(keys) + 6),
     ]
     for row in rows:
         cells = [f"{row['found'][k]:.3f} ({row['baseline'][k]:.3f})" if "found" in row else "-" for k in keys]
         grade = f"{row['grade']['label']} {row['grade']['probability_hgg']:.2f}" if row["grade"] else "-"
         name = row["case"] + (" (machine label)" if str(row.get("truth", "")).startswith("machine") else "")
         end = f"{grade} | {row['lesions']} | {row['seconds']:.1f} | {row['peak_mib']:.0f} |"
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {end}")
+        labels = " ".join(map(str, row.get("label_values", ()))) or "-"
+        lines.append(f"| {name} | {labels} | " + " | ".join(cells) + f" | {end}")
     expert = [row for row in rows if str(row.get("truth", "")).startswith("seg")]
     if expert:
         means = [[float(np.mean([row[who][k] for row in expert])) for who in ("found", "baseline")] for k in keys]
         cells = [f"**{found:.3f}** ({baseline:.3f})" for found, baseline in means]
-        lines.append(f"| mean of {len(expert)} expert-labelled | " + " | ".join(cells) + " | | | | |")
+        lines.append(f"| mean of {len(expert)} expert-labelled | | " + " | ".join(cells) + " | | | | |")
     return "\n".join(lines) + "\n"
 
 
@@ -96,12 +106,15 @@ def main() -> None:
     parser.add_argument("cases", nargs="+", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--model", default="starter")
+    parser.add_argument("--card", action="store_true", help="put the table into the model card of the bundle --model")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     rows = [measure(case, options.output / case.name, options.model) for case in options.cases]
     (options.output / "cases.json").write_text(json.dumps(rows, indent=1))
     (options.output / "cases.md").write_text(table(rows))
     print(table(rows))
+    if options.card:
+        rewrite_section(Path(options.model), "Measured on real studies", CARD_SECTION.format(table=table(rows)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Four synthetic studies learned by heart, by the commands that a user would call: the proof that training works.
 
-    python benchmarks/overfit.py OUT [--steps 400]
+    python benchmarks/overfit.py OUT [--steps 800]
 
 Makes two studies of each grade, then runs ``mtmed3d datalist``, ``train`` without augmentation and ``evaluate`` on the
 same four. A correct trainer reaches Dice 0.9 in every region, average precision 1.0 at IoU 0.1, and every grade right.
@@ -19,7 +19,7 @@ from pathlib import Path
 from MTMed3DCore.evaluation.results import MODEL
 from MTMed3DCore.synthetic import make_study, write_study
 
-SHAPE, SPACING_MM = (44, 50, 44), 4.0
+SHAPE, SPACING_MM = (80, 96, 80), 2.0
 OF_EACH_GRADE = 2
 LEAST_DICE = 0.9
 EXACT = ("AP_IoU_0.10", "grades right")
@@ -49,8 +49,8 @@ def main() -> int:
     """Make, list, train, evaluate, and say whether it was reached."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="fp32")
     options = parser.parse_args()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -84,8 +86,7 @@ def save_bundle(
     if folder.exists() and not overwrite:
         raise WrongUse("output-exists", f"{folder} exists.", "Choose another folder, or ask for it to be replaced.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
-    try:
+    with _new_version(folder) as partial:
         for path in (METADATA, WEIGHTS, CARD):
             (partial / path).parent.mkdir(exist_ok=True)
         _write_weights(partial / WEIGHTS, network, half)
@@ -95,13 +96,49 @@ def save_bundle(
             metadata["mtmed3d"][KEY] = digests
         _write_json(partial / METADATA, metadata)
         (partial / CARD).write_text(card, encoding="utf-8", newline="\n")
+    return read_bundle(folder)
+
+
+def rewrite_section(folder: Path, heading: str, text: str) -> Bundle:
+    """Put a section into the model card of a bundle, in place of an earlier one of that heading.
+
+    Args:
+        folder: of the bundle; its weights and settings stay as they are.
+        heading: of the section, a second-level heading of Markdown.
+        text: its Markdown, without further second-level headings.
+
+    Raises:
+        ModelRefused: no bundle, or a damaged one.
+    """
+    bundle = read_bundle(folder)
+    card = bundle.folder / CARD
+    parts = re.split(r"(?m)^(?=## )", card.read_text(encoding="utf-8") if card.is_file() else f"# {bundle.name}\n")
+    section = f"## {heading}\n\n{text.strip()}\n"
+    old = [index for index, part in enumerate(parts) if part.startswith(f"## {heading}\n")]
+    if old:
+        parts[old[0]] = section
+    else:
+        parts.append(section)
+    with _new_version(bundle.folder) as partial:
+        shutil.copytree(bundle.folder, partial, dirs_exist_ok=True)
+        (partial / CARD).parent.mkdir(exist_ok=True)
+        whole = "\n\n".join(part.strip() for part in parts) + "\n"
+        (partial / CARD).write_text(whole, encoding="utf-8", newline="\n")
+    return read_bundle(bundle.folder)
+
+
+@contextmanager
+def _new_version(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder`, which takes its place with a manifest once it is filled and reads well."""
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+    try:
+        yield partial
         write_manifest(partial)
         read_bundle(partial)
         partial.chmod(0o755)  # mkdtemp makes it private; a bundle may be shared
         _replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return read_bundle(folder)
 
 
 def _replace(partial: Path, folder: Path) -> None:

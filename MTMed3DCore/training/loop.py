@@ -48,6 +48,7 @@ class StarterRun:
         weights: averaged.
         steps: of this run and of those that it went on from.
         minutes: likewise.
+        seeds: first study of each of these runs, in their order.
     """
 
     settings: StarterSettings
@@ -55,6 +56,7 @@ class StarterRun:
     weights: dict[str, torch.Tensor]
     steps: int
     minutes: float
+    seeds: tuple[int, ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> StarterRun:
@@ -70,10 +72,11 @@ class StarterRun:
         except FileNotFoundError as missing:
             text = f"{folder} holds no run of the starter: {missing.filename} is missing."
             raise InputRefused("run-missing", text, "Name the folder that an earlier run wrote.") from missing
-        earlier = record.pop("earlier", {"steps": 0, "minutes": 0.0})
+        earlier = {"steps": 0, "minutes": 0.0, "seeds": [], **record.pop("earlier", {})}
         shapes = record.pop("anchor_shapes")
         steps, minutes = earlier["steps"] + last["step"], earlier["minutes"] + last["s"] / 60
-        return cls(StarterSettings.from_dict(record), shapes, weights, steps, minutes)
+        settings = StarterSettings.from_dict(record)
+        return cls(settings, shapes, weights, steps, minutes, (*earlier["seeds"], settings.seed))
 
 
 def _start_from(trainer: Trainer, earlier: StarterRun) -> None:
@@ -97,7 +100,7 @@ def train_starter(settings: StarterSettings, folder: Path, earlier: StarterRun |
     shapes = anchors_for(settings) if earlier is None else earlier.anchor_shapes
     record = {**settings.to_dict(), "anchor_shapes": shapes}
     if earlier is not None:
-        record["earlier"] = {"steps": earlier.steps, "minutes": earlier.minutes}
+        record["earlier"] = {"steps": earlier.steps, "minutes": earlier.minutes, "seeds": list(earlier.seeds)}
     (folder / "settings.json").write_text(json.dumps(record, indent=1))
     trainer = Trainer(settings, shapes)
     if earlier is not None:

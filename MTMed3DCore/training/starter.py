@@ -23,34 +23,12 @@ from MTMed3DCore.networks import TaskNetwork, build_network
 from MTMed3DCore.training.calibration import CALIBRATION_STUDIES, SCORE_THRESHOLDS, best_settings, run_over
 from MTMed3DCore.training.loop import StarterRun, train_starter
 from MTMed3DCore.training.settings import StarterSettings
+from MTMed3DCore.training.starter_card import CARD
 
 FIRST_HELD_OUT_SEED = 10_000_000
+SHOWN = ("feature_size", "spacing_mm", "batch", "patch", "wide_patch", "wide_share", "balancing", "precision", "device")
+"""Settings that the model card names."""
 TRAINED_ON = "synthetic studies only (MTMed3DCore.synthetic, family default); no patient data"
-CARD = """# starter {version}
-
-A first model that works without any download: preset `mtmed3d`, {feature_size} features, working spacing
-{spacing_mm:g} mm.
-
-**For research use only.** Trained on {trained_on}: {steps} steps of {batch} patches of {patch} voxels in
-{minutes:.0f} minutes. It knows pre-operative, skull-stripped glioma studies of adults as a generator draws them; it has
-never seen a metastasis, a meningioma, an operated brain, a child or a haemorrhage.
-
-## Measured on {count} synthetic studies of the family `held_out`, whose ranges are shifted against those of training
-
-| what | value |
-|---|---|
-| mean Dice, whole tumour | {whole_tumour:.3f} |
-| mean Dice, tumour core | {tumour_core:.3f} |
-| mean Dice, enhancing tumour | {enhancing:.3f} |
-| grade right | {grade_right} of {graded} |
-| false whole tumour in tumour-free studies, median | {false_ml:.1f} ml of {tumour_free} studies |
-
-A voxel belongs to a region from probability {region_threshold:g}; a lesion is reported from {minimum_lesion_ml:g} ml
-and a box from score {score_threshold:g}{mirrored}: chosen on {calibration} other studies of that family.
-
-Dice counts an empty region that is predicted empty as 1 and any other mismatch with an empty region as 0. On real
-studies expect less, above all for the core, the enhancing tumour and the grade.
-"""
 
 
 @dataclass(frozen=True)
@@ -113,7 +91,8 @@ def write_starter(run: StarterRun, folder: Path, version: str, device: str = "cp
         trained_on=TRAINED_ON,
         steps=run.steps,
         minutes=run.minutes,
-        **{name: getattr(training, name) for name in ("feature_size", "spacing_mm", "batch", "patch")},
+        seeds=", ".join(map(str, run.seeds)),
+        **{name: getattr(training, name) for name in SHOWN},
         calibration=CALIBRATION_STUDIES,
         **{name: getattr(settings, name) for name in ("region_threshold", "minimum_lesion_ml", "score_threshold")},
         mirrored="; the mirror image is segmented as well" if settings.mirrored else "",

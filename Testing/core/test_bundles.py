@@ -121,6 +121,16 @@ def test_a_changed_model_card_is_refused(copy: Path) -> None:
     assert "docs/README.md" in error.text
 
 
+def test_a_section_of_the_card_is_added_then_replaced_and_the_bundle_stays_whole(copy: Path) -> None:
+    before = bundles.read_bundle(copy).sha256
+    bundles.rewrite_section(copy, "Limits", "None known.")
+    bundles.rewrite_section(copy, "Authors", "Nobody.")
+    bundles.rewrite_section(copy, "Limits", "Many.")
+    assert (copy / "docs/README.md").read_text() == "# Small\n\n## Limits\n\nMany.\n\n## Authors\n\nNobody.\n"
+    assert bundles.verify(copy)[WEIGHTS] == before
+    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
+
+
 def test_a_missing_file_is_refused_by_name(copy: Path) -> None:
     (copy / "docs/README.md").unlink()
     error = refused(copy)
