@@ -30,7 +30,7 @@ def main(arguments: list) -> int:
         return 0 if command in ("-h", "--help") else 2
     if sys.version_info < OLDEST:
         return start_with_newer_python(arguments)
-    make_environment(extras="dev,dicom,slicer,train" if command == "test" else "dicom")
+    make_environment(extras="cluster,dev,dicom,slicer,train" if command == "test" else "dicom")
     if command == "test":
         return run_tests(rest)
     tool = ["-m", "MTMed3DCore", *(rest if command == "run" else ["demo", *rest])]

@@ -14,17 +14,30 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from MTMed3DCore import __version__
-from MTMed3DCore.commands import analyze, benchmark, datalist, demo, doctor, evaluate, federate, model, series, train
+from MTMed3DCore.commands import (
+    analyze,
+    benchmark,
+    datalist,
+    demo,
+    doctor,
+    evaluate,
+    federate,
+    model,
+    prepare,
+    series,
+    train,
+)
 from MTMed3DCore.errors import Cancelled, MTMed3DError, OutOfResources, WrongUse
 
-COMMANDS = (analyze, demo, series, datalist, train, evaluate, benchmark, federate, model, doctor)
+COMMANDS = (analyze, demo, series, prepare, datalist, train, evaluate, benchmark, federate, model, doctor)
 """Modules with ``add_parser(subparsers)``; the order is that of the help."""
 EPILOG = """\
 examples:
   mtmed3d demo                                  analyse a synthetic study; nothing to download
   mtmed3d analyze case/ -o results/             one study: a folder with T1, T1ce, T2 and FLAIR
-  mtmed3d analyze cohort/* -o results/          several studies, one subfolder each
+  mtmed3d analyze list.json -o results/         a cohort, one subfolder a study; goes on where it stopped
   mtmed3d series study/                         what a folder of DICOM files holds
+  mtmed3d prepare study/ -o prepared/           register a study and strip its skull
   mtmed3d model list                            the models on this machine
   mtmed3d doctor                                what this machine can do
 

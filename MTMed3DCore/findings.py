@@ -64,11 +64,16 @@ class Grade:
 
     Args:
         label: ``"HGG"`` or ``"LGG"``.
-        probability_hgg: 0 to 1.
+        probability_hgg: 0 to 1; the model's, also where a reader set the label, and 0 or 1 where there is no model's.
+        by: ``"model"`` or ``"reader"``, who set the label.
+        calibration: how the probability was calibrated, by the model's metadata (method, studies, data, and
+            calibration_error where it was measured); None where it was not.
     """
 
     label: str
     probability_hgg: float
+    by: str = "model"
+    calibration: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,7 @@ class Findings:
         model_card: what the model's makers say of it, heading by heading, for the report; not part of the JSON.
         comparison: what changed since a prior study, or None where none was given; see
             `MTMed3DCore.measurements.comparison`.
+        regions_by: ``"model"``, or ``"reader"`` where a reader corrected the labels.
     """
 
     study_id: str
@@ -138,6 +144,7 @@ class Findings:
     preparation: PreparationRecord | None = None
     model_card: Mapping[str, str] = field(default_factory=dict)
     comparison: Mapping[str, Any] | None = None
+    regions_by: str = "model"
 
     @property
     def volumes_ml(self) -> dict[str, float]:

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from MTMed3DCore.errors import InputRefused
-from MTMed3DCore.exports.nifti import read_nifti, save_labels
+from MTMed3DCore.exports.nifti import read_nifti, save_image, save_labels
 from MTMed3DCore.findings import ModelIdentity
 from MTMed3DCore.geometry import Grid, WorldBox
 from MTMed3DCore.json_schema import first_fault
@@ -79,6 +79,7 @@ class ReviewedCase:
         findings: document of that result, as ``findings.json`` held it.
         created: UTC.
         grade_decided, regions_decided: UTC times of the reader's decisions, or empty texts.
+        brain: mask (X, Y, Z) on the T1ce grid with which the study was analysed, for measurements; not stored.
     """
 
     id: str
@@ -97,6 +98,7 @@ class ReviewedCase:
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
     grade_decided: str = ""
     regions_decided: str = ""
+    brain: npt.NDArray[np.bool_] | None = None
 
     @property
     def grid(self) -> Grid:
@@ -111,14 +113,9 @@ class ReviewedCase:
 
 def write_case_files(case: ReviewedCase, folder: Path, progress: Progress = silent) -> None:
     """Write ``case.json``, the images and the label map into an existing folder."""
-    import nibabel
-
     for index, name in enumerate(SEQUENCES):
         progress("write", index / len(SEQUENCES), f"Writing {name}.nii.gz")
-        volume = case.images[name]
-        image = nibabel.Nifti1Image(np.asarray(volume.array, dtype=np.float32), volume.grid.affine)
-        image.header.set_xyzt_units("mm")
-        nibabel.save(image, folder / f"{name}.nii.gz")
+        save_image(case.images[name], folder / f"{name}.nii.gz")
     save_labels(case.labels, case.grid, folder / LABEL_FILE)
     document = case_document(case)
     _check(document, CASE_FILE)

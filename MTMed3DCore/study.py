@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import combinations, takewhile
@@ -62,7 +62,7 @@ class Study:
     @classmethod
     def read(
         cls,
-        case: str | Path | None = None,
+        case: str | Path | Sequence[str | Path] | None = None,
         *,
         t1: str | Path | None = None,
         t1ce: str | Path | None = None,
@@ -74,7 +74,7 @@ class Study:
         """Read a study from a folder, or from four files.
 
         A folder without image files is searched for DICOM series; `series` names those that the choice shall not be
-        left to, by number, for example ``{"t1ce": "7"}``.
+        left to, by number, for example ``{"t1ce": "7"}``. Several folders together are one DICOM study.
 
         Sequences on other grids of the same head are brought to the T1ce grid in one linear interpolation, and a
         warning says so.
@@ -86,13 +86,13 @@ class Study:
         """
         given = {"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}
         files = {name: Path(path).expanduser() for name, path in given.items() if path is not None}
-        if (case is None) == (not files):
+        if (not case) == (not files):
             raise WrongUse("study-arguments", "Give either a folder or the four files.", "See --help.")
-        if case is not None:
-            folder = Path(case).expanduser()
-            if series or holds_dicom(folder):
-                return cls._read_dicom(folder, series, progress)
-            files = find_sequences(folder)
+        folders = [Path(place).expanduser() for place in ([case] if isinstance(case, str | Path) else case or ())]
+        if folders:
+            if series or len(folders) > 1 or holds_dicom(folders[0]):
+                return cls._read_dicom(folders, series, progress)
+            files = find_sequences(folders[0])
         for name in SEQUENCES:
             if name not in files:
                 raise InputRefused("sequence-missing", f"The {name} is missing.", f"Give its file with --{name}.")
@@ -101,18 +101,18 @@ class Study:
         with ThreadPoolExecutor(len(SEQUENCES)) as pool:
             volumes = dict(zip(SEQUENCES, pool.map(lambda name: read_volume(files[name]), SEQUENCES), strict=True))
         _refuse_same_pixels(volumes, files)
-        name = _study_name(files) if case is None else Path(case).expanduser().resolve().name
+        name = folders[0].resolve().name if folders else _study_name(files)
         study = cls.from_volumes(name, volumes, {name: files[name] for name in SEQUENCES})
         progress("read", 1.0, "Read")
         return study
 
     @classmethod
-    def _read_dicom(cls, folder: Path, named: Mapping[str, str] | None, progress: Progress) -> Study:
+    def _read_dicom(cls, folders: Sequence[Path], named: Mapping[str, str] | None, progress: Progress) -> Study:
         from MTMed3DCore.dicom.studying import read_dicom
 
-        read = read_dicom(folder, named, progress)
+        read = read_dicom(folders, named, progress)
         _refuse_same_pixels(read.volumes, read.sources)
-        study = cls.from_volumes(folder.resolve().name, read.volumes, read.sources)
+        study = cls.from_volumes(folders[0].resolve().name, read.volumes, read.sources)
         progress("read", 1.0, "Read")
         return replace(study, warnings=(*read.notices, *study.warnings), series=read.series)
 
@@ -139,8 +139,9 @@ class Study:
                     "Check that both belong to one examination, or register them first.",
                 )
             aligned[sequence] = resample(volume, reference)
-            voxels = f"{volume.grid.shape} voxels of {volume.grid.spacing.round(2).tolist()} mm"
-            text = f"The {sequence} ({voxels}) lies on another grid than the {REFERENCE}."
+            voxels = " × ".join(str(size) for size in volume.grid.shape)
+            spacing = " × ".join(f"{size:.3g}" for size in volume.grid.spacing)
+            text = f"The {sequence} ({voxels} voxels of {spacing} mm) lies on another grid than the {REFERENCE}."
             warnings.append(Notice("resampled", text))
         warnings += contradictions(volumes)
         return cls(name, aligned, dict(sources), tuple(warnings), scanned={name: volumes[name] for name in SEQUENCES})

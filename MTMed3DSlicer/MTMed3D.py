@@ -91,6 +91,7 @@ class MTMed3DWidget(ScriptedLoadableModuleWidget):
             packages_missing=packages.missing,
             ensure_packages=lambda: packages.ensure(self.resourcePath("requirements.txt")),
             make_sample=lambda: SampleStudy(worker_command()[:1], environment),
+            ensure_dicom=lambda: packages.ensure_dicom(self.resourcePath("requirements-dicom.txt")),
         )
         slicer.app.connect("aboutToQuit()", self.cleanup)
 

@@ -3,9 +3,10 @@
     python benchmarks/families.py OUT [--only resformer-2d ...] [--steps 200]
 
 In two dimensions a folder of drawn discs and squares goes through ``mtmed3d datalist --images``, ``train`` and
-``evaluate``; in three a network and its loss are stepped on a few small volumes of balls. Writes ``families.json`` into
-OUT, and ends with 1 where a figure is not reached: Dice 0.95 in every region, every label right, and, with detection,
-average precision 1.0 at IoU 0.1.
+``evaluate``; in three, studies of a head with a ball go through ``datalist``, ``train``, ``evaluate`` and ``analyze``
+(``-studies``), and a network and its loss are stepped on a few small volumes of balls (``-3d``), which takes less time.
+Writes ``families.json`` into OUT, and ends with 1 where a figure is not reached: Dice 0.95 in every region, every label
+right, and, with boxes, average precision 1.0 at IoU 0.1.
 """
 
 from __future__ import annotations
@@ -26,13 +27,18 @@ from MTMed3DCore.geometry import Grid
 from MTMed3DCore.inference import InferenceSettings, run_network
 from MTMed3DCore.networks import TaskNetwork, find_family
 from MTMed3DCore.preparation import PreparedStudy
+from MTMed3DCore.synthetic import SyntheticStudy, write_study
 from MTMed3DCore.training.hybrid import BatchTarget
 
 SIDE = 64
 RATES = {"resformer": 1e-2, "mtmedformer": 2.5e-3}
 """High, because a few steps of AdamW move no weight further than their number times the rate."""
 ANCHOR_SHAPES = [[10.0, 10.0, 10.0], [12.0, 12.0, 12.0]]
-RUNS = ("resformer-2d", "mtmedformer-2d", "resformer-3d", "mtmedformer-3d")
+SMALL = {"resformer": {"blocks": [1, 1, 1, 1], "drop_path": 0.0}, "mtmedformer": {}}
+SIZES = {"resformer": 8, "mtmedformer": 12}
+SPACING_MM, HEAD = 4.0, (40, 40, 40)
+KINDS = ("2d", "3d", "studies")
+RUNS = tuple(f"{family}-{kind}" for kind in KINDS for family in SIZES)
 
 
 def draw_folder(folder: Path, count: int = 4) -> None:
@@ -69,25 +75,73 @@ def learn_images(name: str, out: Path, steps: int) -> dict[str, Any]:
     draw_folder(out / "images")
     mtmed3d("datalist", out / "images", "-o", out / "list.json", "--images", "--folds", "0", "--overwrite")
     options: dict[str, Any] = {"images": 4, "channels": 1, "warm_up": 10, "weight_decay": 0.0, "clip": 5.0}
-    small = {"blocks": [1, 1, 1, 1], "drop_path": 0.0, "norm": "group"} if family == "resformer" else {}
-    (out / "settings.json").write_text(json.dumps({**options, "network_options": small}), encoding="utf-8")
-    size = {"resformer": "8", "mtmedformer": "12"}[family]
+    small = {**SMALL[family], "norm": "group"} if family == "resformer" else {}
+    document, seconds = train_and_measure(name, out, out / "list.json", {**options, "network_options": small}, steps)
+    figures = document["figures"]
+    dice = min(value for key, value in figures.items() if key.startswith("dice_"))
+    return {"dice": dice, "accuracy": figures["accuracy"], "ap": figures.get("AP_IoU_0.10"), "seconds": seconds}
+
+
+def train_and_measure(
+    name: str, out: Path, listed: Path, options: dict[str, Any], steps: int
+) -> tuple[dict[str, Any], float]:
+    """Train on all of a list and measure on it; the evaluation's document, and the seconds of the training."""
+    family = name.partition("-")[0]
+    settings = out / "settings.json"
+    settings.write_text(json.dumps(options), encoding="utf-8")
     start = time.monotonic()
     mtmed3d(
-        "train", out / "list.json", "-o", out / name, "--family", family, "--settings", out / "settings.json",
-        "--feature-size", size, "--patch", str(SIDE), "--steps", str(steps), "--workers", "0",
+        "train", listed, "-o", out / name, "--family", family, "--settings", settings,
+        "--feature-size", str(SIZES[family]), "--patch", str(SIDE), "--steps", str(steps), "--workers", "0",
         "--learning-rate", str(RATES[family]),
         "--no-augmentation", "--all-cases", "--device", "cpu", "--quiet",
     )  # fmt: skip
     seconds = time.monotonic() - start
     report = out / f"{name}-report"
     mtmed3d(
-        "evaluate", out / "list.json", "--model", out / name / "bundle", "-o", report, "--device", "cpu", "--quiet",
-        "--overwrite",
-    )  # fmt: skip
-    figures = json.loads((report / "evaluation.json").read_text())["figures"]
-    dice = min(value for key, value in figures.items() if key.startswith("dice_"))
-    return {"dice": dice, "accuracy": figures["accuracy"], "ap": figures.get("AP_IoU_0.10"), "seconds": seconds}
+        "evaluate", listed, "--model", out / name / "bundle", "-o", report, "--device", "cpu", "--quiet", "--overwrite"
+    )
+    document: dict[str, Any] = json.loads((report / "evaluation.json").read_text())
+    return document, seconds
+
+
+def write_heads(folder: Path, count: int = 2) -> None:
+    """Studies in BraTS 2019's folders: a round head with one ball, in the contrasts of `balls`."""
+    grid = Grid(HEAD, np.diag([SPACING_MM] * 3 + [1.0]))
+    places = np.stack(np.meshgrid(*(np.arange(side) for side in HEAD), indexing="ij"))
+    head = torch.from_numpy(np.sqrt(((places - 19.5) ** 2).sum(0)) < 19)
+    for number, (image, target) in enumerate(balls(HEAD, count)):
+        core, whole, enhancing = target.regions[0] > 0
+        labels = torch.zeros(HEAD, dtype=torch.uint8)
+        for region, label in ((whole, 2), (core, 1), (enhancing, 4)):
+            labels[region & head] = label
+        grade = int(target.labels[0].argmax())
+        painted = (1.5 + 0.5 * image[0]).clamp(min=0.05) * head
+        study = SyntheticStudy(painted, labels, head, [], grade, grid, number, "balls")
+        write_study(study, folder / ("LGG", "HGG")[grade] / f"BraTS19_ball{number}_1")
+
+
+def learn_studies(name: str, out: Path, steps: int) -> dict[str, Any]:
+    """Studies to list to model to report, and one of them to findings, by the standard commands."""
+    family, folder = name.removesuffix("-studies"), out / "studies"
+    if not folder.is_dir():
+        write_heads(folder)
+    mtmed3d("datalist", folder, "-o", out / "studies.json", "--folds", "0", "--overwrite")
+    options: dict[str, Any] = {"spacing_mm": SPACING_MM, "warm_up": 10, "weight_decay": 0.0, "clip": 5.0}
+    options["network_options"] = SMALL[family]
+    document, seconds = train_and_measure(name, out, out / "studies.json", options, steps)
+    summary = {task: each["methods"]["model"] for task, each in document["summary"].items() if each}
+    study = next((folder / "HGG").iterdir())
+    results = out / f"{name}-results"
+    mtmed3d("analyze", study, "-o", results, "--model", out / name / "bundle", "--device", "cpu", "--overwrite")
+    findings = json.loads((results / "findings.json").read_text())
+    return {
+        "dice": min(region["dice"]["value"] for region in summary["segmentation"].values()),
+        "accuracy": summary["grading"]["figures"]["accuracy"]["value"],
+        "ap": summary["detection"]["figures"]["AP_IoU_0.10"]["value"],
+        "analyzed": {"lesions": len(findings["lesions"]), "grade": findings["grade"]},
+        "seconds": seconds,
+    }
 
 
 def balls(shape: tuple[int, int, int], count: int = 2) -> list[tuple[torch.Tensor, BatchTarget]]:
@@ -109,13 +163,12 @@ def balls(shape: tuple[int, int, int], count: int = 2) -> list[tuple[torch.Tenso
     return samples
 
 
-def learn_volumes(name: str, steps: int) -> dict[str, Any]:
+def learn_volumes(name: str, _: Path, steps: int) -> dict[str, Any]:
     """Step a network and its loss, then run it as an analysis does."""
     family = find_family(name.removesuffix("-3d"))
     shape = (64, 32, 32) if "detection" in family.tasks else (32, 32, 32)
-    size, small = (12, {}) if "detection" in family.tasks else (8, {"blocks": [1, 1, 1, 1], "drop_path": 0.0})
     torch.manual_seed(0)
-    network = family.for_brain(size, family.tasks, len(ANCHOR_SHAPES), 32, small)
+    network = family.for_brain(SIZES[family.name], family.tasks, len(ANCHOR_SHAPES), 32, SMALL[family.name])
     loss = family.make_loss(family.tasks, ANCHOR_SHAPES)
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATES[family.name], weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATES[family.name], total_steps=steps, pct_start=0.1)
@@ -168,8 +221,8 @@ def main() -> int:
     path = options.out / "families.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     for name in options.only:
-        by_commands = name.endswith("-2d")
-        found = learn_images(name, options.out, options.steps) if by_commands else learn_volumes(name, options.steps)
+        learn = {"2d": learn_images, "3d": learn_volumes, "studies": learn_studies}[name.partition("-")[2]]
+        found = learn(name, options.out, options.steps)
         found["steps"] = options.steps
         found["reached"] = found["dice"] >= 0.95 and found["accuracy"] == 1.0 and found["ap"] in (None, 1.0)
         results[name] = found

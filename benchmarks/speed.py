@@ -1,187 +1,184 @@
 """The forward pass as this project computes it, beside one assembled from unmodified MONAI parts.
 
     python benchmarks/speed.py -o OUT [--features 48 12] [--precisions fp32 bf16] [--study FOLDER] [--quick]
+    python benchmarks/speed.py -o OUT --shapes      # what the cost model predicts against what windows take
 
-Both run in one process, in turns, on the same weights and input: the encoder, each decoder, the whole window, and, with
-a study, everything from the prepared volume to regions and boxes (the plain side with MONAI's sliding window at overlap
-0.25 over the whole volume, ours over the box of the brain). Prints a table; writes ``speed.json`` and ``speed.png``.
+Each side has a process of its own, so that neither profits from the other's settings: the plain one runs as any script
+of its user would, ours with its allocator setting. They take turns, part by part, on the same weights and input: the
+encoder, each decoder, the whole window, and, with a study, everything from the prepared volume to regions and boxes
+(the plain side by MONAI's sliding window at overlap 0.25 over the whole volume, ours over the box of the brain).
+Prints a table; writes ``speed.json`` and ``speed.png``. Time on the processor stands beside the clock's, because other
+programs disturb it less.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
-import time
-from collections.abc import Callable
-from functools import partial
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from monai.inferers import sliding_window_inference
-from torch.utils.flop_counter import FlopCounterMode
+from speed_side import PARTS, SIDES, STUDY, count_flops
 
-from MTMed3DCore.allocator import keep_freed_memory
 from MTMed3DCore.evaluation.overlap import dice
-from MTMed3DCore.inference import InferenceSettings
-from MTMed3DCore.inference.windows import plan_windows, run_network
-from MTMed3DCore.networks import MultiTaskNetwork, build_network
-from MTMed3DCore.preparation import PreparedStudy, prepare
-from MTMed3DCore.study import Study
 
-OVERLAP = 0.25
-ANCHORS = [[12.0, 12.0, 12.0]]
-
-
-def plain_and_ours(features: int) -> tuple[MultiTaskNetwork, MultiTaskNetwork]:
-    """The same random network twice: MONAI's forward with its defaults, and ours."""
-    torch.manual_seed(0)
-    plain = build_network("mtmed3d", features, num_anchors=1).eval()
-    for module in plain.modules():
-        if hasattr(module, "use_flash_attention"):
-            module.use_flash_attention = False
-    ours = build_network("mtmed3d", features, num_anchors=1).eval()
-    ours.load_state_dict(plain.state_dict())
-    ours.multiply_out()
-    # The class's `encode` gathers windows; the plain side asks MONAI's encoder itself.
-    plain.encode = lambda x: plain.encoder(x)  # type: ignore[method-assign]
-    return plain, ours
+SHAPES = (
+    (64, 64, 64),
+    (96, 64, 64),
+    (96, 96, 64),
+    (96, 96, 96),
+    (128, 64, 64),
+    (128, 96, 64),
+    (128, 96, 96),
+    (128, 128, 64),
+    (160, 96, 64),
+    (160, 96, 96),
+)
 
 
-def in_turns(calls: dict[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of every repeat of each call, one after the other, after one round that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(repeats + 1):
-        for name, call in calls.items():
-            _wait(device)
-            start = time.perf_counter()
-            call()
-            _wait(device)
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+class Side:
+    """One side, computing in a process of its own.
+
+    Args:
+        name: one of `SIDES`.
+        setting: arguments of `speed_side.Network`, as JSON types.
+    """
+
+    def __init__(self, name: str, setting: dict[str, Any]) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("speed_side.py")), name, json.dumps(setting)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, part: str, output: Path | None = None) -> dict[str, float]:
+        """Compute a part once: seconds, seconds on the processor, and the peak of memory so far in MiB.
+
+        Args:
+            part: one of `PARTS`, or `STUDY`.
+            output: where the part's tensors go.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(
+            json.dumps({"part": part, "output": str(output) if output else None}), file=self._process.stdin, flush=True
+        )
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"The process of one side ended with {self._process.wait()} in {part}.")
+        figures: dict[str, float] = json.loads(answer)
+        return figures
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def difference(theirs: Any, ours: Any) -> float:
-    """Largest absolute difference of two outputs of the same structure."""
-    if isinstance(theirs, torch.Tensor):
-        return float((theirs.float() - ours.float()).abs().max())
-    return max(difference(a, b) for a, b in zip(theirs, ours, strict=True))
-
-
-def window_rows(features: int, side: int, precision: str, repeats: int, device: torch.device) -> list[dict[str, Any]]:
-    """Each part of the network on one window."""
-    plain, ours = (network.to(device) for network in plain_and_ours(features))
-    x = torch.randn(1, 4, side, side, side, device=device)
-    levels = plain.encode(x)
-    logits = plain.segment(x, levels)
-    parts: dict[str, Callable[[MultiTaskNetwork], Any]] = {
-        "encoder": lambda network: network.encode(x),
-        "segmentation decoder": lambda network: network.segment(x, levels),
-        "detection decoder": lambda network: network.detect(levels),
-        "grading branch": lambda network: network.grade(logits),
-        "whole window": lambda network: _outputs(network, x),
-    }
+def compare(setting: dict[str, Any], parts: tuple[str, ...], repeats: int) -> list[dict[str, Any]]:
+    """A row for each part: both sides in turns, after one round that does not count."""
     rows = []
-    for name, part in parts.items():
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            counter = FlopCounterMode(display=False)
-            with counter:
-                reference = part(plain)
-            calls = {"plain": partial(part, plain), "ours": partial(part, ours)}
-            row = _row(name, features, precision, in_turns(calls, repeats, device))
-            row |= {"side": side, "gflop": counter.get_total_flops() / 1e9}
-            row["gflops"] = row["gflop"] / row["ours_s"]
-            row["difference"] = difference(reference, part(ours))
-            rows.append(row)
+    sides = {name: Side(name, setting) for name in SIDES}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for part in parts:
+                files = {name: Path(folder) / f"{name}.pt" for name in SIDES}
+                figures: dict[str, list[dict[str, float]]] = {name: [] for name in SIDES}
+                for turn in range(repeats + 1):
+                    for name, side in sides.items():
+                        asked = side.ask(part, files[name] if turn == 0 else None)
+                        if turn:
+                            figures[name].append(asked)
+                outputs = {name: torch.load(file, weights_only=True) for name, file in files.items()}
+                rows.append(_row(part, setting, figures) | _agreement(part, outputs["plain"], outputs["ours"]))
+                print_row(rows[-1])
+        finally:
+            for side in sides.values():
+                side.close()
     return rows
 
 
-def _outputs(network: MultiTaskNetwork, x: torch.Tensor) -> list[Any]:
-    output = network(x)
-    return [output.segmentation, output.grade, output.detection]
-
-
-def _row(name: str, features: int, precision: str, seconds: dict[str, list[float]]) -> dict[str, Any]:
-    """Medians, spread and ratio."""
-    row: dict[str, Any] = {"part": name, "features": features, "precision": precision}
-    for side, values in seconds.items():
-        row[f"{side}_s"] = statistics.median(values)
-        row[f"{side}_range_s"] = [min(values), max(values)]
-    row["ratio"] = row["plain_s"] / row["ours_s"]
+def _row(part: str, setting: dict[str, Any], figures: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Medians, spread, ratios and rates."""
+    row: dict[str, Any] = {"part": part, **setting}
+    for name, asked in figures.items():
+        for figure in ("seconds", "processor_s"):
+            values = [each[figure] for each in asked]
+            row[f"{name}_{figure}"] = statistics.median(values)
+            row[f"{name}_{figure}_range"] = [min(values), max(values)]
+        row[f"{name}_peak_mib"] = max(each["peak_mib"] for each in asked)
+    row["ratio"] = row["plain_seconds"] / row["ours_seconds"]
+    row["processor_ratio"] = row["plain_processor_s"] / row["ours_processor_s"]
+    if part != STUDY:
+        row["gflop"] = count_flops(setting["features"], setting["side"], part) / 1e9
+        # Of the plain form's operations: what ours saves counts as speed.
+        row["plain_gflops"], row["ours_gflops"] = (row["gflop"] / row[f"{name}_seconds"] for name in SIDES)
     return row
 
 
-def whole_volume(study: Study, spacing_mm: float, grid: PreparedStudy) -> torch.Tensor:
-    """What a plain implementation computes on: the whole field of view at the working spacing."""
-    extent = np.asarray(study.grid.shape) * np.asarray(study.grid.spacing) / spacing_mm
-    shape = np.maximum(np.round(extent).astype(int), grid.grid.shape)
-    volume = torch.zeros((1, 4, *shape.tolist()))
-    first = [(s - n) // 2 for s, n in zip(shape, grid.grid.shape, strict=True)]
-    where = tuple(slice(f, f + n) for f, n in zip(first, grid.grid.shape, strict=True))
-    volume[(0, slice(None), *where)] = torch.from_numpy(grid.image)
-    return volume
+def _agreement(part: str, theirs: list[torch.Tensor], ours: list[torch.Tensor]) -> dict[str, Any]:
+    """Largest difference of two outputs, and the Dice of the regions where the part segments."""
+    agreement: dict[str, Any] = {}
+    if part != STUDY:
+        agreement["difference"] = max(float((a - b).abs().max()) for a, b in zip(theirs, ours, strict=True))
+    if part in (STUDY, "whole window", "segmentation decoder"):
+        pairs = zip(theirs[0][0].numpy() > 0, ours[0][0].numpy() > 0, strict=True)
+        agreement["dice"] = [dice(a, b) for a, b in pairs]
+    return agreement
 
 
-def plain_study(network: MultiTaskNetwork, volume: torch.Tensor, side: int, device: torch.device) -> Any:
-    """All tasks by MONAI's sliding window, the grade once on the middle of the volume."""
-
-    def window(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        levels = network.encode(x)
-        maps = [each for level in network.detect(levels) or [] for each in level]
-        segmentation = network.segment(x, levels)
-        assert segmentation is not None
-        return (segmentation, *maps)
-
-    volume = volume.to(device)
-    outputs = sliding_window_inference(volume, side, 1, window, overlap=OVERLAP, mode="gaussian")
-    logits = outputs[0]
-    middle = [slice(max(0, (n - side) // 2), max(0, (n - side) // 2) + side) for n in logits.shape[2:]]
-    network.grade(logits[(..., *middle)])
-    return outputs
+def print_head() -> None:
+    """Of the table."""
+    print(
+        f"{'part':22} {'feat':>4} {'prec':>5} {'plain s':>8} {'ours s':>8} {'ratio':>6} {'cpu':>6} "
+        f"{'GFLOP/s':>8} {'MiB':>11} difference, Dice"
+    )
 
 
-def study_row(
-    features: int, side: int, spacing_mm: float, study: Study, repeats: int, precision: str
-) -> dict[str, Any]:
-    """From the prepared volume to regions, boxes and grade."""
-    device = torch.device("cpu")
-    plain, ours = plain_and_ours(features)
-    prepared = prepare(study, spacing_mm=spacing_mm, normalisation="zscore_brain")
-    settings = InferenceSettings(spacing_mm=spacing_mm, window=side, anchor_shapes=ANCHORS, grading_crop=side)
-    volume = whole_volume(study, spacing_mm, prepared)
-
-    def by_monai() -> Any:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            return plain_study(plain, volume, side, device)
-
-    calls = {"plain": by_monai, "ours": lambda: run_network(ours, prepared, settings, device, precision)}
-    row = _row("study", features, precision, in_turns(calls, repeats, device))
-    row |= {"side": side, "spacing_mm": spacing_mm, "volume": list(volume.shape[2:])}
-    row["brain_box"] = list(prepared.grid.shape)
-    row["our_windows"] = len(plan_windows(prepared.grid.shape, side)[1])
-    ours_plainly = run_network(plain, prepared, settings, device, "fp32").regions >= settings.region_threshold
-    found = run_network(ours, prepared, settings, device, precision).regions >= settings.region_threshold
-    row["dice_of_same_windows"] = [dice(a, b) for a, b in zip(ours_plainly, found, strict=True)]
-    return row
+def print_row(row: dict[str, Any]) -> None:
+    """Of the table."""
+    rate = f"{row['ours_gflops']:8.0f}" if "ours_gflops" in row else " " * 8
+    memory = f"{row['plain_peak_mib']:5.0f} {row['ours_peak_mib']:5.0f}"
+    difference = f"{row['difference']:.1e}" if "difference" in row else " " * 7
+    overlap = f"{min(row['dice']):.4f}" if "dice" in row else ""
+    print(
+        f"{row['part']:22} {row['features']:4d} {row['precision']:>5} {row['plain_seconds']:8.3f} "
+        f"{row['ours_seconds']:8.3f} {row['ratio']:6.2f} {row['processor_ratio']:6.2f} {rate} {memory} "
+        f"{difference} {overlap}",
+        flush=True,
+    )
 
 
-def print_rows(rows: list[dict[str, Any]]) -> None:
-    """The table."""
-    print(f"{'part':22} {'feat':>4} {'prec':>5} {'plain s':>9} {'ours s':>9} {'ratio':>6} {'GFLOP/s':>8} difference")
+def against_fp32(rows: list[dict[str, Any]]) -> None:
+    """Give every row in bf16 its ratio to the plain side in fp32."""
+    plain = {(row["part"], row["features"]): row["plain_seconds"] for row in rows if row["precision"] == "fp32"}
     for row in rows:
-        rate = f"{row['gflops']:8.0f}" if "gflops" in row else " " * 8
-        last = f"{row['difference']:.1e}" if "difference" in row else f"Dice {min(row['dice_of_same_windows']):.4f}"
-        head = f"{row['part']:22} {row['features']:4d} {row['precision']:>5}"
-        print(f"{head} {row['plain_s']:9.3f} {row['ours_s']:9.3f} {row['ratio']:6.2f} {rate} {last}", flush=True)
+        single = plain.get((row["part"], row["features"]))
+        if row["precision"] == "bf16" and single is not None:
+            row["ratio_to_plain_fp32"] = single / row["ours_seconds"]
+            print(f"{row['part']:22} {row['features']:4d}  bf16 against plain fp32: {row['ratio_to_plain_fp32']:.2f}")
+
+
+def predicted_and_measured(features: int, precision: str, device: torch.device) -> list[dict[str, Any]]:
+    """Ten shapes of windows: the seconds that the cost model predicts from two, and those that they take."""
+    from speed_side import networks
+
+    from MTMed3DCore.inference.measured import window_cost, window_seconds
+
+    network = networks(features, device)["ours"]
+    cost = window_cost(network, 4, device, precision)
+    rows = []
+    print(f"{'window':>12} {'predicted s':>12} {'measured s':>11} {'error':>6}")
+    for shape in SHAPES:
+        predicted = cost.seconds([shape])
+        measured = window_seconds(network, (1, 4, *shape), device, precision)
+        rows.append({"shape": list(shape), "predicted_s": predicted, "measured_s": measured})
+        print(f"{'x'.join(map(str, shape)):>12} {predicted:12.3f} {measured:11.3f} {predicted / measured - 1:+6.0%}")
+    return rows
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
@@ -193,10 +190,12 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(9, 0.5 * len(rows) + 1.5))
     places = np.arange(len(rows))
-    axes.barh(places - 0.2, [row["plain_s"] for row in rows], 0.4, label="MONAI parts as they come", color="#b0b7c3")
-    axes.barh(places + 0.2, [row["ours_s"] for row in rows], 0.4, label="this project", color="#2f6f9f")
+    axes.barh(
+        places - 0.2, [row["plain_seconds"] for row in rows], 0.4, label="MONAI parts as they come", color="#b0b7c3"
+    )
+    axes.barh(places + 0.2, [row["ours_seconds"] for row in rows], 0.4, label="this project", color="#2f6f9f")
     for place, row in zip(places, rows, strict=True):
-        axes.text(row["ours_s"], place + 0.2, f" {row['ratio']:.1f}x", va="center", fontsize=8)
+        axes.text(row["ours_seconds"], place + 0.2, f" {row['ratio']:.1f}x", va="center", fontsize=8)
     axes.set_yticks(places, [f"{row['part']}, {row['features']} features, {row['precision']}" for row in rows])
     axes.invert_yaxis()
     axes.set_xscale("log")
@@ -212,31 +211,40 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--features", type=int, nargs="+", default=[48, 12])
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], choices=("fp32", "bf16"))
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--side", type=int, default=96, help="of a window in voxels")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--study", type=Path, help="folder of a study, measured end to end as well")
+    parser.add_argument("--study-repeats", type=int, default=2)
     parser.add_argument("--spacing", type=float, default=1.0, help="working spacing of the study in mm")
+    parser.add_argument("--mode", default="exact", choices=("exact", "quick"), help="of our side, for the study")
+    parser.add_argument("--shapes", action="store_true", help="check the cost model on ten shapes instead")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="12 features, 64 voxels, one repeat")
     options = parser.parse_args()
     features, side, repeats = options.features, options.side, options.repeats
     if options.quick:
         features, side, repeats = [12], 64, 1
-    keep_freed_memory()
     rows: list[dict[str, Any]] = []
-    with torch.no_grad():
+    if options.shapes:
+        device = torch.device(options.device)
+        rows = [row for size in features for row in predicted_and_measured(size, options.precisions[0], device)]
+    else:
+        print_head()
         for size in features:
             for precision in options.precisions:
-                rows += window_rows(size, side, precision, repeats, torch.device(options.device))
-                print_rows(rows[-5:])
+                setting = {"features": size, "side": side, "precision": precision, "device": options.device}
+                setting |= {"study": None, "spacing_mm": options.spacing, "mode": options.mode}
+                rows += compare(setting, tuple(options.parts), repeats)
                 if options.study is not None:
-                    study = Study.read(options.study)
-                    rows.append(study_row(size, side, options.spacing, study, max(1, repeats // 2), precision))
-                    print_rows(rows[-1:])
+                    rows += compare(setting | {"study": str(options.study)}, (STUDY,), options.study_repeats)
+        against_fp32(rows)
     options.output.mkdir(parents=True, exist_ok=True)
     machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine()}
+    machine |= {"cores": os.cpu_count(), "instructions": torch.backends.cpu.get_cpu_capability()}
     (options.output / "speed.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
-    draw(rows, options.output / "speed.png")
+    if not options.shapes:
+        draw(rows, options.output / "speed.png")
 
 
 if __name__ == "__main__":

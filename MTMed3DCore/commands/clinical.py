@@ -1,4 +1,4 @@
-"""The options of ``mtmed3d analyze`` for clinical studies: which series, DICOM objects, a BIDS dataset."""
+"""What ``mtmed3d analyze`` and ``mtmed3d prepare`` share of clinical studies: files, series, masks, DICOM, BIDS."""
 
 from __future__ import annotations
 
@@ -6,20 +6,42 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from MTMed3DCore.cohort.studies import CHANNELS
 from MTMed3DCore.errors import InputRefused, WrongUse
 
 if TYPE_CHECKING:
     from MTMed3DCore.findings import Findings
+    from MTMed3DCore.preparation.record import PreparationRecord
     from MTMed3DCore.study import Study
 
-CHANNELS = ("t1", "t1ce", "t2", "flair")
 KINDS = ("BINARY", "LABELMAP")
 """Of `MTMed3DCore.exports.dicom_seg`, named here so that the help loads no numpy."""
 
 
-def add_clinical_options(parser: argparse.ArgumentParser) -> None:
-    """``--series``, ``--dicom``, ``--bids``."""
-    group = parser.add_argument_group("DICOM and BIDS")
+def add_file_options(parser: argparse.ArgumentParser) -> None:
+    """``--t1``, ``--t1ce``, ``--t2``, ``--flair``."""
+    group = parser.add_argument_group("files of one study, instead of CASE")
+    for channel in CHANNELS:
+        group.add_argument(f"--{channel}", type=Path, metavar="FILE")
+
+
+def given_files(options: argparse.Namespace) -> dict[str, Path]:
+    """The files that the user named, by sequence; empty where a CASE is given instead.
+
+    Raises:
+        WrongUse: ``usage``, both are given, or some sequences and not all.
+    """
+    files = {channel: path for channel in CHANNELS if (path := getattr(options, channel)) is not None}
+    if files and options.cases:
+        raise WrongUse("usage", "Both CASE and files are given.", "Give either CASE, or the four files.")
+    missing = [f"--{channel}" for channel in CHANNELS if channel not in files]
+    if files and missing:
+        raise WrongUse("usage", f"A study has four sequences; {', '.join(missing)} is not given.")
+    return files
+
+
+def add_series_option(group: Any) -> None:
+    """``--series``, in a parser or a group of one."""
     group.add_argument(
         "--series",
         action="append",
@@ -27,6 +49,69 @@ def add_clinical_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=NUMBER",
         help="take this DICOM series for a sequence, for example t1ce=7; see `mtmed3d series CASE`",
     )
+
+
+def add_mask_option(group: Any) -> None:
+    """``--mask``, in a parser or a group of one."""
+    group.add_argument("--mask", type=Path, metavar="FILE", help="brain mask in the space of the T1ce, instead of ours")
+
+
+def add_preparation_option(group: Any) -> None:
+    """``--preparation``, in a parser or a group of one."""
+    group.add_argument(
+        "--preparation", type=Path, metavar="FOLDER", help="use transforms and mask of an earlier result again"
+    )
+
+
+def add_preparation_options(parser: argparse.ArgumentParser) -> None:
+    """``--mask``, ``--preparation``, ``--prior``."""
+    group = parser.add_argument_group("preparation and comparison, for one study")
+    add_mask_option(group)
+    add_preparation_option(group)
+    group.add_argument("--prior", type=Path, metavar="FOLDER", help="earlier result of this patient to compare with")
+
+
+def read_prior(options: argparse.Namespace) -> Findings | None:
+    """The earlier result that ``--prior`` names."""
+    place: Path | None = getattr(options, "prior", None)
+    if place is None:
+        return None
+    from MTMed3DCore.exports import read_findings
+
+    return read_findings(place)
+
+
+def read_preparations(options: argparse.Namespace, study: Study) -> tuple[Any, PreparationRecord | None]:
+    """The brain mask that ``--mask`` names and the preparation that ``--preparation`` names."""
+    mask: Path | None = getattr(options, "mask", None)
+    earlier: Path | None = getattr(options, "preparation", None)
+    if mask is None and earlier is None:
+        return None, None
+    from MTMed3DCore.preparation.record import read_mask, read_preparation
+
+    return (
+        None if mask is None else read_mask(mask, study.grid),
+        None if earlier is None else read_preparation(earlier, study.grid),
+    )
+
+
+def refuse_existing(target: Path, overwrite: bool) -> None:
+    """Refuse before any work is done what writing would refuse after it.
+
+    Raises:
+        WrongUse: `target` is a file, or something lies in it that is not to be replaced.
+    """
+    if target.exists() and not target.is_dir():
+        raise WrongUse("output-not-folder", f"{target} is a file.", "Give a folder for the results.")
+    if not overwrite and target.is_dir() and any(not path.name.startswith(".") for path in target.iterdir()):
+        text = f"The output folder {target} is not empty."
+        raise WrongUse("output-not-empty", text, "Give another folder, or --overwrite to replace earlier results.")
+
+
+def add_clinical_options(parser: argparse.ArgumentParser) -> None:
+    """``--series``, ``--dicom``, ``--bids``."""
+    group = parser.add_argument_group("DICOM and BIDS")
+    add_series_option(group)
     group.add_argument(
         "--dicom",
         nargs="?",

@@ -30,6 +30,8 @@ examples:
 """
 TASKS = ("segmentation", "detection", "grading")
 BALANCERS = ("gradnorm", "mgda", "uncertainty", "fixed")
+SMALLEST_WINDOW = 64
+"""Voxels; a model is applied in windows of the side of its wide patches."""
 OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("feature-size", int, "width of the network: 12, 24 or 48 (default: 24; resformer 16)"),
     ("spacing-mm", float, "working spacing in mm (default: 1)"),
@@ -127,7 +129,7 @@ def chosen_settings(options: argparse.Namespace) -> dict[str, Any]:
     family = find_family(plain.get("network_family", IMAGE_FAMILY if images else DEFAULT_FAMILY))
     plain = family.training_defaults(2 if images else 3) | plain
     if "patch" in plain:
-        plain["wide_patch"] = max(plain["patch"], plain.get("wide_patch", 0))
+        plain["wide_patch"] = max(plain["patch"], plain.get("wide_patch", SMALLEST_WINDOW))
     if options.all_cases:
         plain["fold"] = None
     if options.no_augmentation:

@@ -117,8 +117,12 @@ class DataList:
         write_whole(path, json.dumps(document, indent=1) + "\n")
 
     @classmethod
-    def read(cls, path: Path) -> DataList:
+    def read(cls, path: Path, *, complete: bool = True) -> DataList:
         """Read a list.
+
+        Args:
+            path: of the list.
+            complete: refuse the list where a file that it names is not there.
 
         Raises:
             InputRefused: ``list-damaged`` (no JSON, or not of the schema), ``list-id`` (an id twice),
@@ -131,7 +135,7 @@ class DataList:
         _check(document, str(path))
         base = path.resolve().parent
         cases = tuple(_case(entry, base) for entry in document["cases"])
-        _check_cases(cases, path)
+        _check_cases(cases, path, complete)
         skipped = tuple(Skipped(entry["path"], entry["reason"]) for entry in document["skipped"])
         notes = tuple(document["notes"])
         return cls(cases, skipped, notes, document["folds"], document["seed"], file_sha256(path))
@@ -141,14 +145,14 @@ class DataList:
         return replace(self, cases=cases)
 
 
-def _check_cases(cases: tuple[Case, ...], path: Path) -> None:
+def _check_cases(cases: tuple[Case, ...], path: Path, complete: bool) -> None:
     seen: set[str] = set()
     for case in cases:
         if case.id in seen:
             raise InputRefused("list-id", f"{path} holds the id {case.id!r} twice.", "Give every case its own id.")
         seen.add(case.id)
         for file in [*case.images.values(), *([case.label] if case.label else [])]:
-            if not file.path.is_file():
+            if complete and not file.path.is_file():
                 text = f"{path} names {file.path} for {case.id}, which is not there."
                 raise InputRefused("list-file", text, "Keep the list where it was made, or make it again.")
 

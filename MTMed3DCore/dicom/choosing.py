@@ -109,16 +109,27 @@ def _one(name: str, several: Sequence[Series], rest: Sequence[Series], notices: 
     return chosen
 
 
-def _preferred(name: str, several: Sequence[Series]) -> tuple[Series, str]:
-    finest = sorted(several, key=lambda series: series.stack.grid.voxel_volume_ml)
-    volumes = [series.stack.grid.voxel_volume_ml for series in finest]
-    if volumes[0] <= CLEARLY_FINER * volumes[1]:
+def preferred(shapes: Sequence[tuple[float, str]]) -> tuple[int, str] | None:
+    """Which of several series of one sequence is clearly the one to take, and why; None where none is.
+
+    Args:
+        shapes: volume of a voxel, in whatever unit, and plane (``axial``, ``coronal``, ``sagittal``) of each.
+    """
+    finest = sorted(range(len(shapes)), key=lambda index: shapes[index][0])
+    volumes = [shapes[index][0] for index in finest]
+    if len(shapes) == 1 or volumes[0] <= CLEARLY_FINER * volumes[1]:
         return finest[0], "its voxels are the smallest"
-    rivals = [s for s, volume in zip(finest, volumes, strict=True) if volumes[0] > CLEARLY_FINER * volume]
-    axial = [series for series in rivals if series.plane == "axial"]
-    if len(axial) == 1:
-        return axial[0], "the only axial one of comparable voxels"
-    raise InputRefused("sequence-ambiguous", f"Several series are the {NAMES[name]} alike: {_list(rivals)}.", _REMEDY)
+    rivals = [index for index, volume in zip(finest, volumes, strict=True) if volumes[0] > CLEARLY_FINER * volume]
+    axial = [index for index in rivals if shapes[index][1] == "axial"]
+    return (axial[0], "the only axial one of comparable voxels") if len(axial) == 1 else None
+
+
+def _preferred(name: str, several: Sequence[Series]) -> tuple[Series, str]:
+    found = preferred([(series.stack.grid.voxel_volume_ml, series.plane) for series in several])
+    if found is None:
+        text = f"Several series are the {NAMES[name]} alike: {_list(several)}."
+        raise InputRefused("sequence-ambiguous", text, _REMEDY)
+    return several[found[0]], found[1]
 
 
 def _frame_notices(chosen: Mapping[str, Series]) -> list[Notice]:

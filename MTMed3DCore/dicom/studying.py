@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,18 +36,20 @@ class DicomStudy:
         return {name: Path(os.path.commonpath([f.path.parent for f in s.frames])) for name, s in self.series.items()}
 
 
-def read_dicom(folder: str | Path, named: Mapping[str, str] | None = None, progress: Progress = silent) -> DicomStudy:
+def read_dicom(
+    places: str | Path | Sequence[str | Path], named: Mapping[str, str] | None = None, progress: Progress = silent
+) -> DicomStudy:
     """Read the four sequences of a DICOM study.
 
     Args:
-        folder: holds one patient's study, at any depth.
+        places: folder or folders that hold one patient's study, at any depth.
         named: see `choosing.choose`.
         progress: told of every file and series, stage ``read``.
 
     Raises:
         InputRefused, WrongUse: see `scan`, `choose` and `Series.read`.
     """
-    choice = choose(scan(folder, progress), named)
+    choice = choose(scan(places, progress), named)
     volumes = {}
     notices = list(choice.notices)
     for number, name in enumerate(SEQUENCES):

@@ -32,7 +32,7 @@ from MTMed3DCore.exports.report import write_report
 from MTMed3DCore.exports.report_pdf import write_report_pdf
 from MTMed3DCore.exports.seg_nrrd import write_seg_nrrd
 from MTMed3DCore.findings import REGION_LABELS, Findings
-from MTMed3DCore.preparation.record import write_preparation
+from MTMed3DCore.preparation.record import MASK, read_mask, write_preparation
 from MTMed3DCore.progress import Progress, silent
 
 __all__ = ["edited_files", "read_findings", "write_findings"]
@@ -92,7 +92,7 @@ def write_findings(
         progress("write", 0.9, "Writing the report")
         write_report(findings, partial / REPORT, partial / PREVIEW)
         write_report_pdf(findings, partial / REPORT_PDF)
-        if findings.preparation is not None:
+        if findings.preparation is not None and findings.preparation.brain is not None:
             write_preparation(findings.preparation, partial / PREPARATION)
         if dicom is not None:
             progress("write", 0.95, "Writing the DICOM objects")
@@ -103,19 +103,24 @@ def write_findings(
 
 
 def read_findings(folder: str | Path) -> Findings:
-    """Read what `write_findings` wrote, with the segmentation as it is now, edits of a reader included.
+    """Read what `write_findings` wrote, with segmentation and brain mask as they are now, edits of a reader included.
+
+    The figures of the preparation are those of the analysis; without its folder the mask is missing, not they.
 
     Args:
         folder: an output folder or the ``findings.json`` in it.
 
     Raises:
-        InputRefused: ``findings-missing``, ``findings-invalid``, ``segmentation-unreadable``, ``segmentation-grid`` or
-            ``labels-invalid``.
+        InputRefused: ``findings-missing``, ``findings-invalid``, ``segmentation-unreadable``, ``segmentation-grid``,
+            ``labels-invalid``, or what `read_mask` refuses.
     """
     path = Path(folder)
     path = path / FINDINGS if path.is_dir() else path
     document = read_document(path)
-    findings = document_findings(document, read_nifti(path.parent / SEGMENTATION, document_grid(document)))
+    grid = document_grid(document)
+    mask = path.parent / PREPARATION / MASK
+    brain = read_mask(mask, grid) if "preparation" in document and mask.is_file() else None
+    findings = document_findings(document, read_nifti(path.parent / SEGMENTATION, grid), brain)
     _check_labels(findings)
     return findings
 

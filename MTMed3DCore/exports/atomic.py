@@ -19,7 +19,7 @@ from MTMed3DCore.hashing import file_sha256
 
 MANIFEST = ".mtmed3d.json"
 MANIFEST_SCHEMA = "mtmed3d.output/1"
-_PARTIAL = ".mtmed3d-partial-"
+PARTIAL = ".mtmed3d-partial-"
 _REPLACED = "replaced"
 _REMEDY = "Choose another output folder, or move the files away."
 
@@ -45,7 +45,7 @@ def publishing(folder: Path, *, overwrite: bool, last: str) -> Iterator[Path]:
     folder = folder.resolve()
     existing = _check_target(folder, overwrite)
     # Inside an existing folder, because that may be a mount point, out of which nothing can be renamed.
-    partial = (folder if existing else folder.parent) / f"{_PARTIAL}{uuid4().hex[:12]}"
+    partial = (folder if existing else folder.parent) / f"{PARTIAL}{uuid4().hex[:12]}"
     try:
         partial.mkdir(parents=True)
         yield partial
@@ -83,7 +83,7 @@ def _check_target(folder: Path, overwrite: bool) -> bool:
         return False
     if not folder.is_dir():
         raise WrongUse("output-is-a-file", f"The output folder {folder} is a file.", "Name a folder.")
-    entries = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(_PARTIAL))
+    entries = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(PARTIAL))
     if entries and not overwrite:
         text = f"The output folder {folder} is not empty: it holds {_some(entries)}."
         raise WrongUse("output-not-empty", text, "Choose another folder, or allow overwriting.")

@@ -95,7 +95,7 @@ def write_bids(findings: Findings, root: str | Path, *, overwrite: bool = False)
     dataset.mkdir(parents=True, exist_ok=True)
     if not (dataset / DESCRIPTION).exists():
         (dataset / "README").write_text(README, encoding="utf-8", newline="\n")
-        _write_json(_description(), dataset / DESCRIPTION)
+        _write_json(_description(dataset), dataset / DESCRIPTION)
     last = f"anat/{stem}_desc-tumour_dseg.json"
     with publishing(folder, overwrite=overwrite, last=last) as partial:
         anat = partial / "anat"
@@ -105,26 +105,38 @@ def write_bids(findings: Findings, root: str | Path, *, overwrite: bool = False)
         for name, region in UNIONS.items():
             mask = np.isin(findings.labels, REGION_LABELS[region]).astype(np.uint8)
             save_labels(mask, findings.grid, anat / f"{stem}_label-{name}_mask.nii.gz")
-            _write_json({**_sidecar(findings), "Type": "Lesion"}, anat / f"{stem}_label-{name}_mask.json")
+            sources = [f"bids::sub-{label}/anat/{stem}_desc-tumour_dseg.nii.gz"]
+            sidecar = {**_sidecar(findings), "Type": "Lesion", "Sources": sources}
+            _write_json(sidecar, anat / f"{stem}_label-{name}_mask.json")
         document = findings_document(findings)
         _write_json({**_sidecar(findings), "Findings": document}, partial / last)
     return folder
 
 
-def _description() -> dict[str, Any]:
-    return {
+def _description(dataset: Path) -> dict[str, Any]:
+    """What the specification requires of a derivative, and what it recommends as far as this program can know it.
+
+    Authors and licence are the user's to say. The source is named where the dataset lies where the specification puts
+    it: in ``derivatives/`` of the raw dataset.
+    """
+    description: dict[str, Any] = {
         "Name": "Brain tumour regions, boxes and grades by MTMed3D",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": PIPELINE, "Version": __version__, "Description": RESEARCH_USE}],
     }
+    parent = dataset.resolve().parent
+    if parent.name == "derivatives" and (parent.parent / DESCRIPTION).is_file():
+        description["SourceDatasets"] = [{"URL": "../../"}]
+        description["DatasetLinks"] = {"raw": "../../"}
+    return description
 
 
 def _sidecar(findings: Findings) -> dict[str, Any]:
     return {
         "Description": f"Brain tumour found by {PIPELINE}. {RESEARCH_USE}",
         "SpatialReference": "orig",
-        "Manual": False,
+        "Manual": findings.regions_by == "reader",
         "Model": {"Name": findings.model.name, "Version": findings.model.version, "SHA256": findings.model.sha256},
         "StudyID": findings.study_id,
     }

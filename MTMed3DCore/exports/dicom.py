@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from MTMed3DCore.errors import WrongUse
@@ -24,6 +25,7 @@ def write_dicom(
     pdf: bytes | None = None,
     sources: DicomSources | None = None,
     observer: str = "",
+    states: Mapping[int, str] | None = None,
 ) -> list[Path]:
     """Write the objects into a folder, which is made; without tumour there is no segmentation.
 
@@ -34,6 +36,7 @@ def write_dicom(
         pdf: the report, if it is to be filed too.
         sources: the series that was analysed; by default that of ``findings.study``.
         observer: DICOM name of the reader who reviewed the findings, or empty.
+        states: what a reader made of each lesion's box; see `dicom_sr.write_dicom_sr`.
 
     Returns:
         The files.
@@ -48,9 +51,9 @@ def write_dicom(
     files = [folder / MEASUREMENTS]
     segmentation = None
     if findings.labels.any():
-        segmentation = write_dicom_seg(findings, folder / SEGMENTATION, sources, kind)
+        segmentation = write_dicom_seg(findings, folder / SEGMENTATION, sources, kind, observer)
         files.insert(0, folder / SEGMENTATION)
-    write_dicom_sr(findings, folder / MEASUREMENTS, sources, segmentation, observer)
+    write_dicom_sr(findings, folder / MEASUREMENTS, sources, segmentation, observer, states)
     if pdf is not None:
         write_dicom_pdf(findings, pdf, folder / REPORT, sources)
         files.append(folder / REPORT)

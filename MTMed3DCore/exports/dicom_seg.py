@@ -29,9 +29,12 @@ if TYPE_CHECKING:
     from highdicom.seg import Segmentation
 
 KINDS = ("BINARY", "LABELMAP")
+CREATOR = "MTMed3D^Automatic"
 
 
-def write_dicom_seg(findings: Findings, path: Path, sources: DicomSources, kind: str = "BINARY") -> Segmentation:
+def write_dicom_seg(
+    findings: Findings, path: Path, sources: DicomSources, kind: str = "BINARY", observer: str = ""
+) -> Segmentation:
     """Write the segmentation.
 
     Args:
@@ -39,6 +42,7 @@ def write_dicom_seg(findings: Findings, path: Path, sources: DicomSources, kind:
         path: file to write.
         sources: the series that was analysed; patient and study are theirs.
         kind: of `KINDS`.
+        observer: DICOM name of the reader, who is the creator where he corrected the regions; or empty.
 
     Returns:
         The object, which a structured report refers to.
@@ -65,7 +69,7 @@ def write_dicom_seg(findings: Findings, path: Path, sources: DicomSources, kind:
         instance_number=1,
         content_label="TUMOUR",
         content_description="Brain tumour regions, research use only",
-        content_creator_name="MTMed3D^Automatic",
+        content_creator_name=observer if observer and findings.regions_by == "reader" else CREATOR,
         series_description="MTMed3D tumour regions (research use only)",
         further_source_images=list(sources.others) or None,
         **equipment(findings),
@@ -100,7 +104,7 @@ def _descriptions(findings: Findings) -> list[Any]:
             segment_label=region.name,
             segmented_property_category=coded(MORPHOLOGICALLY_ALTERED),
             segmented_property_type=coded(region.type),
-            algorithm_type="AUTOMATIC",
+            algorithm_type="AUTOMATIC" if findings.regions_by == "model" else "SEMIAUTOMATIC",
             algorithm_identification=algorithm,
             anatomic_regions=[coded(BRAIN)],
             tracking_uid=UID(),

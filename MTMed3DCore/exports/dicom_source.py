@@ -13,6 +13,7 @@ import numpy.typing as npt
 from MTMed3DCore.errors import InputRefused
 from MTMed3DCore.exports.regions import Code
 from MTMed3DCore.findings import Findings
+from MTMed3DCore.geometry import Grid
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -24,6 +25,7 @@ SCHEME = "99MTMED3D"
 SERIES_NUMBERS = {"SEG": 9101, "SR": 9102, "DOC": 9103}
 RESEARCH = "Research use only"
 LPS = np.diag([-1.0, -1.0, 1.0])
+_ELSEWHERE = "Load the series anew, without moving, cropping or resampling it, and analyse that."
 _NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
 
 
@@ -90,6 +92,35 @@ def read_sources(files: Mapping[str, Sequence[Path]]) -> DicomSources:
     study = read["t1ce"][0].StudyInstanceUID
     others = [d for name in read if name != "t1ce" for d in read[name] if d.get("StudyInstanceUID") == study]
     return DicomSources(read["t1ce"], others)
+
+
+def refuse_elsewhere(sources: DicomSources, grid: Grid) -> None:
+    """Refuse a result on a grid that is not that of the T1ce series, for which DICOM could not state a place.
+
+    Whoever loads a series into a viewer may move, crop or resample it there. The order and direction of the axes do not
+    matter.
+
+    Raises:
+        InputRefused: ``dicom-elsewhere``.
+    """
+    from MTMed3DCore.dicom.datasets import frames_of
+
+    frames = [frame for dataset in sources.t1ce for _, frame, _ in frames_of(dataset, Path()) if frame is not None]
+    if not frames:
+        raise InputRefused("dicom-elsewhere", "The T1ce series does not say where its slices lie.", _ELSEWHERE)
+    along = [float(frame.position @ frames[0].normal) for frame in frames]
+    ends = []
+    for frame in (frames[int(np.argmin(along))], frames[int(np.argmax(along))]):
+        (rows, columns), (row_mm, column_mm) = frame.shape, frame.spacing
+        across, down = frame.orientation[0] * column_mm * (columns - 1), frame.orientation[1] * row_mm * (rows - 1)
+        ends += [frame.position + a * across + b * down for a in (0, 1) for b in (0, 1)]
+    last = np.array(grid.shape) - 1
+    corners = grid.to_world([[i * last[0], j * last[1], k * last[2]] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
+    apart = np.linalg.norm(corners[:, None] - (np.array(ends) @ LPS)[None], axis=-1)
+    farthest = max(apart.min(axis=0).max(), apart.min(axis=1).max())
+    if farthest > float(grid.spacing.min()) / 2:
+        text = f"The T1ce does not lie where its DICOM series does; a corner is {farthest:.1f} mm away."
+        raise InputRefused("dicom-elsewhere", text, _ELSEWHERE)
 
 
 def _complete(dataset: Dataset) -> None:

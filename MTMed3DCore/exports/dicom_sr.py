@@ -8,6 +8,7 @@ histologic, because no tissue was seen.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,17 @@ NEOPLASM = Code("108369006", "SCT", "Neoplasm")
 PROCEDURE = Code("24590-2", "LN", "MR Brain")
 DIAMETER_3D = Code("L0JK", "IBSI", "Maximum 3D Diameter of a Mesh")
 GRADES = {"HGG": "High-grade glioma likely", "LGG": "Low-grade glioma likely"}
+DECIDED = ("decided-by", "Decided by")
+READER = {
+    "kept": ("reader-kept", "Reader, who kept it as the model proposed it"),
+    "edited": ("reader-edited", "Reader, who moved or resized it"),
+    "added": ("reader-added", "Reader, who added it"),
+    "corrected": ("reader-corrected", "Reader, who corrected the segmentation"),
+    "set": ("reader-set", "Reader, who set the grade"),
+}
+"""What a reader did, as code and meaning."""
+DRAWN = ("edited", "added", "set")
+"""What is the reader's own, and no algorithm's."""
 UNIONS = {"whole_tumour": "Whole tumour", "tumour_core": "Tumour core"}
 SIDES = {"left": Code("7771000", "SCT", "Left"), "right": Code("24028007", "SCT", "Right")}
 
@@ -46,6 +58,7 @@ def write_dicom_sr(
     sources: DicomSources,
     segmentation: Segmentation | None = None,
     observer: str = "",
+    states: Mapping[int, str] | None = None,
 ) -> None:
     """Write the report.
 
@@ -55,6 +68,9 @@ def write_dicom_sr(
         sources: the series that was analysed; patient and study are theirs.
         segmentation: the object that `dicom_seg` wrote of the same findings, referred to segment by segment.
         observer: DICOM name (``Family^Given``) of the reader who reviewed the findings, or empty.
+        states: by the number of a lesion what a reader made of its box: ``kept``, ``edited`` or ``added``. Whatever a
+            reader decided says so (regions and grade by the findings themselves), and what he drew is ascribed to no
+            algorithm.
     """
     from highdicom.sr import Comprehensive3DSR, MeasurementReport
     from highdicom.uid import UID
@@ -63,7 +79,7 @@ def write_dicom_sr(
     groups = [
         *(_segments(findings, segmentation) if segmentation is not None else []),
         *(_union(findings, key, name) for key, name in UNIONS.items()),
-        *(_lesion(findings, lesion, sources) for lesion in findings.lesions),
+        *(_lesion(findings, lesion, sources, (states or {}).get(lesion.id, "")) for lesion in findings.lesions),
         *([_grade(findings)] if findings.grade is not None else []),
     ]
     report = MeasurementReport(
@@ -132,16 +148,30 @@ def _algorithm(findings: Findings) -> Any:
     return AlgorithmIdentification(name=algorithm_name(findings), version=findings.model.version)
 
 
-def _common(findings: Findings, identifier: str, side: str = "") -> dict[str, Any]:
+def _common(findings: Findings, identifier: str, side: str = "", state: str = "") -> dict[str, Any]:
+    """What every group states.
+
+    Args:
+        findings: of the study.
+        identifier: of the group.
+        side: of the brain, or empty.
+        state: what a reader made of it, empty where he decided nothing.
+    """
     from highdicom import sr
     from highdicom.uid import UID
 
     laterality = coded(SIDES[side]) if side in SIDES else None
+    decided = [sr.QualitativeEvaluation(private(*DECIDED), private(*READER[state]))] if state else None
     return {
         "tracking_identifier": sr.TrackingIdentifier(uid=UID(), identifier=identifier),
         "finding_sites": [sr.FindingSite(anatomic_location=coded(BRAIN), laterality=laterality)],
-        "algorithm_id": _algorithm(findings),
+        "algorithm_id": None if state in DRAWN else _algorithm(findings),
+        "qualitative_evaluations": decided,
     }
+
+
+def _regions_state(findings: Findings) -> str:
+    return "corrected" if findings.regions_by == "reader" else ""
 
 
 def _segments(findings: Findings, segmentation: Segmentation) -> list[Any]:
@@ -152,7 +182,7 @@ def _segments(findings: Findings, segmentation: Segmentation) -> list[Any]:
         if not (findings.labels == region.label).any():
             continue
         group = sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
-            **_common(findings, region.name),
+            **_common(findings, region.name, state=_regions_state(findings)),
             referenced_segment=sr.ReferencedSegment.from_segmentation(segmentation, segment_number=number),
             finding_type=coded(region.type),
             measurements=[_volume(findings, findings.volumes_ml[region.key])],
@@ -166,13 +196,13 @@ def _union(findings: Findings, key: str, name: str) -> Any:
 
     finding = coded(NEOPLASM) if key == "whole_tumour" else private(key, name)
     return sr.MeasurementsAndQualitativeEvaluations(
-        **_common(findings, name),
+        **_common(findings, name, state=_regions_state(findings)),
         finding_type=finding,
         measurements=[_volume(findings, findings.volumes_ml[key])],
     )
 
 
-def _lesion(findings: Findings, lesion: Lesion, sources: DicomSources) -> Any:
+def _lesion(findings: Findings, lesion: Lesion, sources: DicomSources, state: str) -> Any:
     from highdicom import sr
     from pydicom.sr.codedict import codes
 
@@ -180,8 +210,10 @@ def _lesion(findings: Findings, lesion: Lesion, sources: DicomSources) -> Any:
     measurements = [
         _volume(findings, lesion.volumes_ml.get("whole_tumour", 0.0)),
         _measured(findings, coded(DIAMETER_3D), lesion.longest_diameter_mm, millimetre),
-        _measured(findings, private("detection-score", "Detection score"), lesion.score, one),
     ]
+    if state not in DRAWN:
+        score = _measured(findings, private("detection-score", "Detection score"), lesion.score, one)
+        measurements.append(score)
     if lesion.rano is not None:
         measurements += [
             _measured(findings, codes.SCT.LongAxis, lesion.rano["longest_mm"], millimetre),
@@ -189,7 +221,7 @@ def _lesion(findings: Findings, lesion: Lesion, sources: DicomSources) -> Any:
         ]
     side = str((getattr(lesion, "laterality", None) or {}).get("side", ""))
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
-        **_common(findings, f"Lesion {lesion.id}", side),
+        **_common(findings, f"Lesion {lesion.id}", side, state),
         referenced_volume_surface=sr.VolumeSurface(
             graphic_type="POLYGON",
             graphic_data=box_faces(lesion.box),
@@ -207,19 +239,18 @@ def _grade(findings: Findings) -> Any:
 
     grade = findings.grade
     assert grade is not None
+    reader = grade.by == "reader"
+    stated = _common(findings, "Grade", state="set" if reader else "")
     name = private("imaging-grade", "Imaging-based likelihood of grade, not histologic")
+    said = sr.QualitativeEvaluation(name, coded(Code(grade.label, SCHEME, GRADES[grade.label])))
+    decided = stated.pop("qualitative_evaluations") or []
+    probability = private("probability-hgg", "Probability of high grade")
     return sr.MeasurementsAndQualitativeEvaluations(
-        **_common(findings, "Grade"),
+        **stated,
         finding_type=coded(NEOPLASM),
-        measurements=[
-            _measured(
-                findings,
-                private("probability-hgg", "Probability of high grade"),
-                grade.probability_hgg,
-                codes.UCUM.NoUnits,
-            )
-        ],
-        qualitative_evaluations=[sr.QualitativeEvaluation(name, coded(Code(grade.label, SCHEME, GRADES[grade.label])))],
+        # The model's probability is no measurement of a grade that a reader set.
+        measurements=None if reader else [_measured(findings, probability, grade.probability_hgg, codes.UCUM.NoUnits)],
+        qualitative_evaluations=[said, *decided],
     )
 
 

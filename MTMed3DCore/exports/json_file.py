@@ -16,6 +16,7 @@ from MTMed3DCore.errors import InputRefused
 from MTMed3DCore.findings import SCHEMA, Findings, Grade, Lesion, ModelIdentity, Notice
 from MTMed3DCore.geometry import Grid, WorldBox
 from MTMed3DCore.json_schema import first_fault
+from MTMed3DCore.preparation.record import document_record
 
 VOXEL_DECIMALS = 6
 """Voxel boxes are rounded to a millionth of a voxel, so that a bound at a voxel's face does not slip past it."""
@@ -36,7 +37,7 @@ def findings_document(findings: Findings, timing_s: Mapping[str, float] | None =
         "created": created,
         "study": {"id": findings.study_id, "sequences": dict(findings.sources), "grid": study_grid},
         "model": asdict(findings.model),
-        "grade": None if findings.grade is None else _plain(asdict(findings.grade)),
+        "grade": None if findings.grade is None else _grade_document(findings.grade),
         "volumes_ml": _plain(findings.volumes_ml),
         "lesions": [_lesion_document(lesion, grid) for lesion in findings.lesions],
         "warnings": [asdict(notice) for notice in findings.warnings],
@@ -47,6 +48,8 @@ def findings_document(findings: Findings, timing_s: Mapping[str, float] | None =
         document["preparation"] = _plain(findings.preparation.document())
     if findings.comparison is not None:
         document["comparison"] = _plain(findings.comparison)
+    if findings.regions_by != "model":
+        document["regions_by"] = findings.regions_by
     return document
 
 
@@ -106,13 +109,21 @@ def document_grid(document: Mapping[str, Any]) -> Grid:
     return Grid(tuple(grid["shape"]), np.array(grid["affine_ras"]))
 
 
-def document_findings(document: Mapping[str, Any], labels: npt.NDArray[np.uint8]) -> Findings:
-    """Findings of a checked document and its label map uint8 (X, Y, Z); the study itself is not in them."""
-    grade = document["grade"]
+def document_findings(
+    document: Mapping[str, Any], labels: npt.NDArray[np.uint8], brain: npt.NDArray[np.bool_] | None = None
+) -> Findings:
+    """Findings of a checked document and its label map uint8 (X, Y, Z); the study itself is not in them.
+
+    Args:
+        document: of ``findings.json``.
+        labels: on the T1ce grid.
+        brain: mask (X, Y, Z) of the preparation, where it is at hand.
+    """
+    grade, preparation, grid = document["grade"], document.get("preparation"), document_grid(document)
     return Findings(
         study_id=document["study"]["id"],
         sources=document["study"]["sequences"],
-        grid=document_grid(document),
+        grid=grid,
         labels=labels,
         lesions=tuple(_lesion(entry) for entry in document["lesions"]),
         grade=None if grade is None else Grade(**grade),
@@ -121,8 +132,19 @@ def document_findings(document: Mapping[str, Any], labels: npt.NDArray[np.uint8]
         timing_s=document["timing_s"],
         software=document["software"],
         created=datetime.fromisoformat(document["created"]),
+        preparation=None if preparation is None else document_record(preparation, grid, brain),
         comparison=document.get("comparison"),
+        regions_by=document.get("regions_by", "model"),
     )
+
+
+def _grade_document(grade: Grade) -> dict[str, Any]:
+    document: dict[str, Any] = {"label": grade.label, "probability_hgg": float(grade.probability_hgg)}
+    if grade.by != "model":
+        document["by"] = grade.by
+    if grade.calibration is not None:
+        document["calibration"] = _plain(grade.calibration)
+    return document
 
 
 def _lesion_document(lesion: Lesion, grid: Grid) -> dict[str, Any]:

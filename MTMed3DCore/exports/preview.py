@@ -6,6 +6,7 @@ interpolated, so an oblique scan shows the slices that the scanner made.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,15 +25,18 @@ if TYPE_CHECKING:
 
 MAX_LESIONS = 6
 """Rows of the picture at most; further lesions are counted in words."""
-SCALE_BAR_MM = 50.0
-_BACKGROUND, _INK, _MUTED = "#101418", "#f2f4f6", "#9aa5b1"
+SCALE_BARS_MM = (50.0, 20.0, 10.0, 5.0)
+"""Lengths of the scale bar; the longest that leaves nearly half of the picture."""
+CLOSE_UP, CLOSE_UP_MM = 3.0, 60.0
+"""Width of the picture of the diameters: so many times the longest, and at least so many mm."""
+BACKGROUND, INK, MUTED = "#101418", "#f2f4f6", "#9aa5b1"
 _OVERLAY_OPACITY = 0.55
 _AIR, _MARGIN = 0.1, 0.06
 """Share of the grey window below which a voxel counts as air; margin round the head as a share of its size."""
 
 
 @dataclass(frozen=True)
-class _Plane:
+class Plane:
     """A display plane: its horizontal, vertical and fixed axes (0 R, 1 A, 2 S) and what stands at its edges."""
 
     name: str
@@ -42,15 +46,15 @@ class _Plane:
     edges: str  # left, right, bottom, top
 
 
-_PLANES = (
-    _Plane("axial", 0, 1, 2, "RLPA"),
-    _Plane("coronal", 0, 2, 1, "RLIS"),
-    _Plane("sagittal", 1, 2, 0, "APIS"),
+PLANES = (
+    Plane("axial", 0, 1, 2, "RLPA"),
+    Plane("coronal", 0, 2, 1, "RLIS"),
+    Plane("sagittal", 1, 2, 0, "APIS"),
 )
 
 
 @dataclass(frozen=True)
-class _Anatomical:
+class Anatomical:
     """Arrays of a grid seen along the nearest anatomical axes R, A, S; views, never copies."""
 
     grid: Grid
@@ -102,7 +106,7 @@ class KeyImages:
     """
 
     findings: Findings
-    view: _Anatomical
+    view: Anatomical
     labels: npt.NDArray[Any]
     image: npt.NDArray[Any] | None
     window: tuple[float, float]
@@ -111,10 +115,10 @@ class KeyImages:
     @classmethod
     def of(cls, findings: Findings) -> KeyImages:
         """Those of a study; without the study itself in the findings only its regions."""
-        view = _Anatomical(findings.grid)
+        view = Anatomical(findings.grid)
         labels = view.array(findings.labels)
         image = None if findings.study is None else view.array(findings.study.sequences["t1ce"].array)
-        window = (0.0, 1.0) if image is None else _window(image)
+        window = (0.0, 1.0) if image is None else grey_window(image)
         return cls(findings, view, labels, image, window, _shown(image, labels, window))
 
     def png(self, lesion: Lesion | None, dpi: int = 100) -> bytes:
@@ -125,11 +129,11 @@ class KeyImages:
         from matplotlib.figure import Figure
 
         measured = lesion is not None and lesion.rano is not None
-        figure = Figure(figsize=(10.5, 2.65 if measured else 3.4), facecolor=_BACKGROUND)
+        figure = Figure(figsize=(10.5, 2.65 if measured else 3.4), facecolor=BACKGROUND)
         FigureCanvasAgg(figure)
         self.draw(figure, lesion, (0.005, 0.01, 0.99, 0.98))
         target = BytesIO()
-        figure.savefig(target, format="png", dpi=dpi, facecolor=_BACKGROUND, metadata={"Description": RESEARCH_USE})
+        figure.savefig(target, format="png", dpi=dpi, facecolor=BACKGROUND, metadata={"Description": RESEARCH_USE})
         return target.getvalue()
 
     def draw(self, figure: Figure, lesion: Lesion | None, frame: tuple[float, float, float, float]) -> None:
@@ -143,27 +147,33 @@ class KeyImages:
         step = width / columns
         for column in range(columns):
             axes = figure.add_axes((left + column * step, bottom, 0.985 * step, height))
-            plane = _PLANES[column % 3]
+            plane = PLANES[column % 3]
             if column < 3:
                 self.section(axes, plane, box, index)
             elif rano is not None:
-                ends = self.view.points(np.array(rano["ends_ras_mm"]).reshape(4, 3))
-                at = np.clip(np.round(ends.mean(axis=0)).astype(int), 0, np.array(self.labels.shape) - 1)
-                self.section(axes, plane, None, at, name="diameters", overlay=False)
-                _draw_diameters(axes, ends, self.view.spacing())
+                self.diameters(axes, rano)
 
     def section(
         self,
         axes: Axes,
-        plane: _Plane,
+        plane: Plane,
         box: VoxelBox | None,
         index: npt.NDArray[Any],
-        name: str = "",
-        overlay: bool = True,
     ) -> None:
         """One plane through `index`."""
-        labels = self.labels if overlay else np.zeros_like(self.labels)
-        _draw(axes, plane, self.image, labels, box, self.shown, index, self.view.spacing(), self.window, name)
+        _draw(axes, plane, self.image, self.labels, box, self.shown, index, self.view.spacing(), self.window)
+
+    def diameters(self, axes: Axes, rano: Mapping[str, Any]) -> None:
+        """The slice on which a lesion was measured, close up and without overlay, with its two diameters."""
+        spacing, shape = self.view.spacing(), np.array(self.labels.shape)
+        ends = self.view.points(np.array(rano["ends_ras_mm"]).reshape(4, 3))
+        middle = (ends.min(axis=0) + ends.max(axis=0)) / 2
+        half = max(CLOSE_UP * float(rano["longest_mm"]), CLOSE_UP_MM) / 2 / spacing
+        near = VoxelBox.from_list([*np.maximum(middle - half, 0), *np.minimum(middle + half, shape)])
+        at = np.clip(np.round(ends.mean(axis=0)).astype(int), 0, shape - 1)
+        bare = np.zeros_like(self.labels)
+        _draw(axes, PLANES[0], self.image, bare, None, near, at, spacing, self.window, "diameters")
+        _draw_diameters(axes, ends, spacing)
 
 
 def write_preview(findings: Findings, path: Path) -> None:
@@ -175,7 +185,7 @@ def write_preview(findings: Findings, path: Path) -> None:
     view, labels = images.view, images.labels
     rows: tuple[Lesion | None, ...] = findings.lesions[:MAX_LESIONS] or (None,)
     height = 3.5 * len(rows) + 1.3
-    figure = Figure(figsize=(10.5, height), facecolor=_BACKGROUND)
+    figure = Figure(figsize=(10.5, height), facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
     for row, lesion in enumerate(rows):
         box = None if lesion is None else view.box(lesion.box.to_voxel(findings.grid))
@@ -183,17 +193,17 @@ def write_preview(findings: Findings, path: Path) -> None:
         index = np.clip(np.floor(center).astype(int), 0, np.array(labels.shape) - 1)
         top = height - 0.8 - 3.5 * row
         title = "No lesion found" if lesion is None else _title(lesion)
-        _text(figure, 0.02, (top - 0.12) / height, title, size=11, color=_INK, va="center")
-        for column, plane in enumerate(_PLANES):
+        write_text(figure, 0.02, (top - 0.12) / height, title, size=11, color=INK, va="center")
+        for column, plane in enumerate(PLANES):
             axes = figure.add_axes((0.02 + 0.325 * column, (top - 3.4) / height, 0.31, 3.1 / height))
             images.section(axes, plane, box, index)
     _frame(figure, findings, height)
-    figure.savefig(path, dpi=100, facecolor=_BACKGROUND, metadata={"Description": RESEARCH_USE})
+    figure.savefig(path, dpi=100, facecolor=BACKGROUND, metadata={"Description": RESEARCH_USE})
 
 
 def _draw(
     axes: Axes,
-    plane: _Plane,
+    plane: Plane,
     image: npt.NDArray[Any] | None,
     labels: npt.NDArray[Any],
     box: VoxelBox | None,
@@ -232,25 +242,25 @@ def _draw(
              (0.5, 0.98, "center", "top"), (0.02, 0.98, "left", "top"))  # fmt: skip
     halo = [withStroke(linewidth=2, foreground="black")]  # legible on a bright skull, too
     for word, (x, y, ha, va) in zip((*plane.edges, name or plane.name), marks, strict=True):
-        style = {"color": _INK, "fontsize": 8, "ha": ha, "va": va, "path_effects": halo}
+        style = {"color": INK, "fontsize": 8, "ha": ha, "va": va, "path_effects": halo}
         axes.text(x, y, word, transform=axes.transAxes, **style)
     _draw_scale_bar(axes)
 
 
 def _draw_scale_bar(axes: Axes) -> None:
-    """A bar of `SCALE_BAR_MM`, or of a tenth of it where the picture is small; both axes are in mm."""
+    """A bar of one of `SCALE_BARS_MM`; both axes are in mm."""
     from matplotlib.patheffects import withStroke
 
     left, right = axes.get_xlim()
     bottom, top = axes.get_ylim()
     width, height = abs(right - left), top - bottom
-    length = SCALE_BAR_MM if width > 1.8 * SCALE_BAR_MM else SCALE_BAR_MM / 10
+    length = next((each for each in SCALE_BARS_MM if width > 1.8 * each), SCALE_BARS_MM[-1])
     sign = 1.0 if right > left else -1.0
     end = right - sign * 0.04 * width
     start, y = end - sign * length, bottom + 0.05 * height
     halo = [withStroke(linewidth=3.5, foreground="black")]
-    axes.plot([start, end], [y, y], color=_INK, linewidth=2, solid_capstyle="butt", path_effects=halo)
-    axes.text((start + end) / 2, y + 0.015 * height, f"{length:g} mm", color=_INK, fontsize=7, ha="center",
+    axes.plot([start, end], [y, y], color=INK, linewidth=2, solid_capstyle="butt", path_effects=halo)
+    axes.text((start + end) / 2, y + 0.015 * height, f"{length:g} mm", color=INK, fontsize=7, ha="center",
               va="bottom", path_effects=[withStroke(linewidth=2, foreground="black")])  # fmt: skip
     axes.set_xlim(left, right)
     axes.set_ylim(bottom, top)
@@ -273,7 +283,7 @@ def _overlay(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return colors
 
 
-def _window(image: npt.NDArray[Any]) -> tuple[float, float]:
+def grey_window(image: npt.NDArray[Any]) -> tuple[float, float]:
     """Grey window from the darkest to nearly the brightest tissue, on every fourth voxel of each axis."""
     sample = image[::4, ::4, ::4]
     sample = sample[np.isfinite(sample) & (sample != 0)]
@@ -299,15 +309,17 @@ def _shown(image: npt.NDArray[Any] | None, labels: npt.NDArray[Any], window: tup
 def _frame(figure: Figure, findings: Findings, height: float) -> None:
     grade = findings.grade
     said = "no grade" if grade is None else f"grade {grade.label}, P(HGG) {grade.probability_hgg:.2f}"
+    if grade is not None and grade.by == "reader":
+        said = f"grade {grade.label}, set by the reader"
     hidden = len(findings.lesions) - MAX_LESIONS
     more = f"   {hidden} more lesions not shown" if hidden > 0 else ""
-    _text(figure, 0.02, 1 - 0.3 / height, findings.study_id, size=15, color=_INK, va="center", weight="bold")
-    _text(figure, 0.98, 1 - 0.3 / height, said + more, size=12, color=_INK, va="center", ha="right")
+    write_text(figure, 0.02, 1 - 0.3 / height, findings.study_id, size=15, color=INK, va="center", weight="bold")
+    write_text(figure, 0.98, 1 - 0.3 / height, said + more, size=12, color=INK, va="center", ha="right")
     for column, region in enumerate(REGIONS):
         x = 0.02 + 0.14 * column
-        _text(figure, x, 1 - 0.62 / height, "\u25a0", size=11, color=region.rgb, va="center")
-        _text(figure, x + 0.017, 1 - 0.62 / height, region.name, size=9, color=_MUTED, va="center")
-    _text(figure, 0.5, 0.2 / height, RESEARCH_USE, size=9, color=_INK, va="center", ha="center")
+        write_text(figure, x, 1 - 0.62 / height, "\u25a0", size=11, color=region.rgb, va="center")
+        write_text(figure, x + 0.017, 1 - 0.62 / height, region.name, size=9, color=MUTED, va="center")
+    write_text(figure, 0.5, 0.2 / height, RESEARCH_USE, size=9, color=INK, va="center", ha="center")
 
 
 def _title(lesion: Lesion) -> str:
@@ -322,5 +334,5 @@ def _place(point: npt.NDArray[Any]) -> str:
     return ", ".join(f"{letter} {abs(value):.0f}" for letter, value in zip(letters, point, strict=True))
 
 
-def _text(figure: Figure, x: float, y: float, text: str, *, size: float, **style: Any) -> None:
+def write_text(figure: Figure, x: float, y: float, text: str, *, size: float, **style: Any) -> None:
     figure.text(x, y, text, fontsize=size, parse_math=False, **style)

@@ -14,7 +14,7 @@ from string import Template
 
 from MTMed3DCore.exports import report_content as content
 from MTMed3DCore.exports.preview import MAX_LESIONS, KeyImages
-from MTMed3DCore.exports.regions import REGIONS
+from MTMed3DCore.exports.regions import LESION_COLOR, REGIONS
 from MTMed3DCore.exports.report_content import TextTable, region_name
 from MTMed3DCore.findings import REGION_LABELS, RESEARCH_USE, Findings
 
@@ -29,13 +29,14 @@ def write_report(findings: Findings, path: Path, preview: Path) -> None:
     Args:
         findings: what to report.
         path: the file to write.
-        preview: a PNG, which the page carries in itself; shown where there are no lesions with key images.
+        preview: a PNG, which the page carries in itself where there are no lesions with key images.
     """
     template = Template((files("MTMed3DCore.exports") / "report.html.template").read_text(encoding="utf-8"))
     page = template.substitute(
         study=escape(findings.study_id),
         notice=escape(RESEARCH_USE),
         created=findings.created.strftime("%Y-%m-%d %H:%M UTC"),
+        examination=escape(content.examination(findings)),
         grade=_grade(findings),
         lesions=_lesions(findings),
         volumes=_volumes(findings),
@@ -44,8 +45,7 @@ def write_report(findings: Findings, path: Path, preview: Path) -> None:
         preparation=_preparation(findings),
         model=_table(content.model_table(findings), "wide"),
         provenance=_table(content.provenance_table(findings), "wide"),
-        keys=_key_images(findings),
-        preview=_data(preview.read_bytes()),
+        keys=_key_images(findings, preview),
     )
     path.write_text(page, encoding="utf-8", newline="\n")
 
@@ -56,34 +56,45 @@ def _data(png: bytes) -> str:
 
 def _grade(findings: Findings) -> str:
     grade = findings.grade
+    label, said = content.grade_sentence(findings)
     if grade is None:
-        return "<p>No grade: no tumour was found, or the model does not grade.</p>"
+        return f"<p>{escape(label)}: {escape(said)}.</p>"
     percent = 100 * grade.probability_hgg
+    note = f"{content.GRADE_NOTE} {content.calibration_note(findings)}"
     return (
-        f'<p class="grade"><strong>{escape(grade.label)}</strong> probability of high grade {percent:.0f} %</p>'
+        f'<p class="grade"><strong>{escape(label)}</strong> {escape(said)}</p>'
         f'<div class="bar"><span style="width:{percent:.1f}%"></span></div>'
-        f"<p>{escape(content.GRADE_NOTE)} {escape(content.CALIBRATION_NOTE)}</p>"
+        f'<p class="muted">{escape(note)}</p>'
     )
 
 
 def _lesions(findings: Findings) -> str:
     if not findings.lesions:
         return "<p>No lesion found.</p>"
-    rano = f'<p>{escape(content.rano_sentence(findings))}</p><p class="muted">{escape(content.RANO_NOTE)}</p>'
-    return f'<div class="scroll">{_table(content.overview_table(findings))}</div>{rano}'
+    notes = (content.SCORE_NOTE, content.RANO_NOTE)
+    muted = "".join(f'<p class="muted">{escape(note)}</p>' for note in notes)
+    rano = f"<p>{escape(content.rano_sentence(findings))}</p>"
+    return f'<div class="scroll">{_table(content.overview_table(findings), "dense")}</div>{rano}{muted}'
 
 
-def _key_images(findings: Findings) -> str:
+def _key_images(findings: Findings, preview: Path) -> str:
+    """Pictures and measurements of the lesions; the mid-planes where there is none."""
+    if not findings.lesions:
+        return f'<img src="{_data(preview.read_bytes())}" alt="Axial, coronal and sagittal plane through the middle">'
     images = KeyImages.of(findings)
-    parts = []
+    legend = "".join(f"<span>{_swatch(region.key)}{escape(region.name)}</span>" for region in REGIONS)
+    edge = "rgb({},{},{})".format(*LESION_COLOR)
+    box = f'<span><i class="swatch outline" style="border-color:{edge}"></i>box of the lesion</span>'
+    parts = [f'<p class="legend">{legend}{box}</p>']
     for lesion in findings.lesions[:MAX_LESIONS]:
         title = escape(content.lesion_title(lesion))
         alt = f"Axial, coronal and sagittal plane through lesion {lesion.id} with regions, box and scale bar"
         parts.append(
             f'<section class="lesion"><h3>{title}</h3><img src="{_data(images.png(lesion))}" alt="{alt}">'
-            f'<div class="scroll">{_table(content.lesion_table(lesion), "wide")}</div></section>'
+            f"{_facts(content.lesion_table(lesion, findings))}</section>"
         )
-    return "".join(parts)
+    hidden = content.hidden_sentence(findings, MAX_LESIONS)
+    return "".join(parts) + (f"<p>{escape(hidden)}</p>" if hidden else "")
 
 
 def _volumes(findings: Findings) -> str:
@@ -124,6 +135,19 @@ def _warnings(findings: Findings) -> str:
 
 
 def _table(table: TextTable, style: str = "") -> str:
+    """A table; a row of which only the first cell says something is a heading within it."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in table.header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
+    body = "".join(_row(row) for row in table.rows)
     return f'<table class="{style}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _row(row: tuple[str, ...]) -> str:
+    if row[0] and not any(row[1:]):
+        return f'<tr><th colspan="{len(row)}" class="part">{escape(row[0])}</th></tr>'
+    return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
+
+
+def _facts(table: TextTable) -> str:
+    """Names and values in as many columns as the page is wide."""
+    pairs = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in table.rows)
+    return f'<dl class="facts">{pairs}</dl>'

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from MTMed3DCore.findings import REGION_LABELS, Findings, Lesion
 from MTMed3DCore.measurements.rano import sum_of_products
 from MTMed3DCore.preparation.record import BRAIN_SOURCES
 
+if TYPE_CHECKING:
+    from MTMed3DCore.recognition.header import SeriesHeader
+
 GRADE_NOTE = "Likelihood from imaging alone; the WHO grade needs tissue."
-CALIBRATION_NOTE = (
-    "The probability is the model's own, not calibrated on patients of this scanner: a rank rather than a chance."
+SCORE_NOTE = (
+    "Score: the box detector's confidence, 0 to 1; half the mean tumour probability where only the segmentation shows "
+    "the lesion. Lesions are numbered by falling score, not by size."
 )
 RANO_NOTE = (
     "RANO: longest diameter of enhancing tumour on an axial slice as scanned, and the longest perpendicular to it; "
@@ -21,6 +27,7 @@ COMPARISON_NOTE = (
     "two automatic outlines include the method's own error."
 )
 _VERDICTS = {"good": "good", "doubtful": "doubtful: compare by eye", "failed": "failed", "not-needed": "not needed"}
+_NAMES = {"t1": "T1", "t1ce": "T1ce", "t2": "T2", "flair": "FLAIR"}
 
 
 @dataclass(frozen=True)
@@ -36,14 +43,48 @@ def region_name(key: str) -> str:
     return key.replace("_", " ")
 
 
+def examination(findings: Findings) -> str:
+    """Date of the examination, where the study came as DICOM; otherwise empty."""
+    date = _headers(findings)["t1ce"].study_date if "t1ce" in _headers(findings) else ""
+    return f"Examination of {date[:4]}-{date[4:6]}-{date[6:8]}" if len(date) == 8 and date.isdigit() else ""
+
+
+def grade_sentence(findings: Findings) -> tuple[str, str]:
+    """The grade in one word or two, and what stands behind it."""
+    grade = findings.grade
+    if grade is None:
+        return "No grade", "no tumour was found, or the model does not grade"
+    percent = f"{100 * grade.probability_hgg:.0f} %"
+    if grade.by == "model":
+        return grade.label, f"probability of high grade {percent}"
+    model = f"; the model's probability of high grade is {percent}" if 0 < grade.probability_hgg < 1 else ""
+    return grade.label, f"set by the reader{model}"
+
+
+def calibration_note(findings: Findings) -> str:
+    """What the model's metadata says of how far the probability can be taken at its word."""
+    grade = findings.grade
+    if grade is None:
+        return ""
+    said = grade.calibration
+    if said is None:
+        return (
+            f"Not calibrated: {findings.model.name} {findings.model.version} records no calibration of its grade, so "
+            "take the probability for a rank rather than a chance."
+        )
+    error = f", mean calibration error {said['calibration_error']:.2f}" if "calibration_error" in said else ""
+    count = f"{said['studies']} {'study' if said['studies'] == 1 else 'studies'}"
+    return f"Calibrated by {said['method']} on {count} ({said['data']}){error}; other patients and scanners may differ."
+
+
 def lesion_title(lesion: Lesion) -> str:
-    """Number, score, where it was found and on which side."""
-    found = "detection" if lesion.origin == "detection" else "segmented region"
+    """Number, side, score and where it was found."""
+    found = "detector" if lesion.origin == "detection" else "segmentation"
     side = "" if lesion.laterality is None else f", {lesion.laterality['side']}"
-    return f"Lesion {lesion.id}{side}: score {lesion.score:.2f}, found by {found}"
+    return f"Lesion {lesion.id}{side}: score {lesion.score:.2f}, found by the {found}"
 
 
-def lesion_table(lesion: Lesion) -> TextTable:
+def lesion_table(lesion: Lesion, findings: Findings) -> TextTable:
     """Everything that was measured on one lesion."""
     size = " × ".join(f"{extent:.0f}" for extent in lesion.box.size)
     rows = [
@@ -52,31 +93,52 @@ def lesion_table(lesion: Lesion) -> TextTable:
         *((f"volume, {region_name(name)}", f"{lesion.volumes_ml[name]:.2f} ml") for name in REGION_LABELS),
     ]
     if lesion.laterality is not None:
-        share = lesion.laterality["right_share"]
-        rows.append(("side", f"{lesion.laterality['side']} ({100 * share:.0f} % right of the midplane)"))
+        side, share = lesion.laterality["side"], 100 * lesion.laterality["right_share"]
+        rows.append(("side", f"{side} ({share:.0f} % right)" if side == "bilateral" else side))
     rano = lesion.rano
     if rano is not None and "longest_mm" in rano:
         diameters = f"{rano['longest_mm']:.1f} × {rano['perpendicular_mm']:.1f} mm"
         rows.append(("RANO diameters", f"{diameters}, product {rano['product_mm2']:.0f} mm²"))
-        rows.append(("RANO slice", f"{rano['slice_index'] + 1} of the axial stack, seen on {rano['slices']}"))
-        least = f"least {rano['least_mm']:.0f} mm"
-        rows.append(("measurable", f"yes ({least})" if rano["measurable"] else f"no: {rano['reason']} ({least})"))
+        if "slice_index" in rano:
+            rows.append(("RANO slice", _slice(rano, findings)))
+            rows.append(("enhancement on", f"{rano['slices']} axial slice{'' if rano['slices'] == 1 else 's'}"))
+        if "measurable" in rano:
+            least = f"least {rano['least_mm']:.0f} mm"
+            rows.append(("measurable", f"yes ({least})" if rano["measurable"] else f"no: {rano['reason']} ({least})"))
     elif rano is None:
         rows.append(("RANO diameters", "none: nothing enhances"))
     return TextTable(("", ""), tuple(rows))
 
 
+def _slice(rano: Mapping[str, Any], findings: Findings) -> str:
+    """Which axial slice, counted from the feet, because array order differs from viewer to viewer."""
+    axis, index = rano["slice_axis"], rano["slice_index"]
+    count = findings.grid.shape[axis]
+    number = index + 1 if findings.grid.affine[2, axis] > 0 else count - index
+    return f"{number} of {count}, from the feet"
+
+
 def overview_table(findings: Findings) -> TextTable:
     """One row for each lesion."""
-    header = ("#", "score", "found by", "size (mm)", "longest diameter (mm)",
+    header = ("#", "side", "score", "found by", "box (mm)", "longest (mm)", "RANO (mm)",
               *(f"{region_name(name)} (ml)" for name in REGION_LABELS))  # fmt: skip
     rows = []
     for lesion in findings.lesions:
-        size = " × ".join(f"{extent:.0f}" for extent in lesion.box.size)
-        found = "detection" if lesion.origin == "detection" else "segmented region"
+        size = "×".join(f"{extent:.0f}" for extent in lesion.box.size)
+        found = "detector" if lesion.origin == "detection" else "segmentation"
+        side = "" if lesion.laterality is None else str(lesion.laterality["side"])
+        rano = lesion.rano
+        across = "" if rano is None else f"{rano['longest_mm']:.0f}×{rano['perpendicular_mm']:.0f}"
         volumes = (f"{lesion.volumes_ml[name]:.2f}" for name in REGION_LABELS)
-        rows.append((str(lesion.id), f"{lesion.score:.2f}", found, size, f"{lesion.longest_diameter_mm:.1f}", *volumes))
+        longest = f"{lesion.longest_diameter_mm:.1f}"
+        rows.append((str(lesion.id), side, f"{lesion.score:.2f}", found, size, longest, across, *volumes))
     return TextTable(header, tuple(rows))
+
+
+def hidden_sentence(findings: Findings, shown: int) -> str:
+    """How many lesions have no key images, or an empty text."""
+    hidden = len(findings.lesions) - shown
+    return f"Key images of the first {shown} lesions; {hidden} more are in the table only." if hidden > 0 else ""
 
 
 def volume_table(findings: Findings) -> TextTable:
@@ -104,14 +166,16 @@ def preparation_table(findings: Findings) -> TextTable | None:
         figures = _VERDICTS[each.verdict]
         if each.method == "mutual-information":
             figures += f"; turned {each.rotation_deg:.1f}°, moved {each.translation_mm:.1f} mm against its header"
-        elif each.verdict == "failed":
+        elif each.method == "given":
+            figures = "given by the user"
+        elif each.verdict != "not-needed":
             figures += "; left where its header puts it"
         if each.disagreement_mm is not None:
-            figures += f"; two runs agree to {each.disagreement_mm:.2f} mm"
+            figures += f"; two runs end {each.disagreement_mm:.2f} mm apart"
         if each.mutual_information is not None and each.mutual_information_header is not None:
             figures += f"; mutual information {each.mutual_information:.2f}"
             figures += f" (header {each.mutual_information_header:.2f})"
-        rows.append((f"registration of {each.sequence} to t1ce", figures))
+        rows.append((f"registration of {_NAMES[each.sequence]}", figures))
     shape = " × ".join(str(size) for size in record.working.shape)
     rows.append(("working grid", f"{shape} voxels of {record.working.spacing[0]:.3g} mm"))
     return TextTable(("", ""), tuple(rows))
@@ -153,18 +217,32 @@ def model_table(findings: Findings) -> TextTable:
 
 
 def provenance_table(findings: Findings) -> TextTable:
-    """Files, grid, software and time."""
+    """Files or series, grid, software and time."""
     grid = findings.grid
     shape = " × ".join(str(size) for size in grid.shape)
     spacing = " × ".join(f"{size:.3g}" for size in grid.spacing)
     stages = [(stage, s) for stage, s in findings.timing_s.items() if stage not in ("write", "total")]
     rows = (
-        *findings.sources.items(),
+        *((_NAMES.get(name, name), _source(findings, name)) for name in findings.sources),
         ("T1ce grid", f"{shape} voxels of {spacing} mm"),
+        ("regions", "by the model" if findings.regions_by == "model" else "corrected by a reader"),
         *findings.software.items(),
         *((f"{stage}, seconds", f"{seconds:.2f}") for stage, seconds in stages),
     )
     return TextTable(("", ""), rows)
+
+
+def _source(findings: Findings, name: str) -> str:
+    """The series of a sequence as its scanner names it, or the path of its file."""
+    header = _headers(findings).get(name)
+    if header is None:
+        return findings.sources[name]
+    return f"series {header.number}: {header.description or header.protocol or 'without description'}"
+
+
+def _headers(findings: Findings) -> dict[str, SeriesHeader]:
+    series = getattr(findings.study, "series", None) or {}
+    return {name: each.header for name, each in series.items()}
 
 
 def _is_measured(lesion: Lesion) -> bool:

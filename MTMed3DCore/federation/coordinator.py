@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-import MTMed3DCore
 from MTMed3DCore.errors import InputRefused, WrongUse
 from MTMed3DCore.federation.aggregation import aggregate
 from MTMed3DCore.federation.files import BUNDLE, COURSE, PLAN
@@ -184,28 +183,23 @@ class Coordinator:
         Raises:
             WrongUse: a federation without a folder.
         """
-        from MTMed3DCore.bundles import save_bundle
+        from MTMed3DCore.training.finished import write_bundle
 
         if self.folder is None:
             raise WrongUse("federation-folder", "This federation has no folder.", "Give it one.")
         network = _network(self.plan)
         network.load_state_dict(dict(self.state.tensors))
         sites = sorted({site for record in self.rounds for site in record["sites"]})
-        rule, rounds = self.plan.federation.rule, self.state.round
-        card = (
-            f"# {self.folder.name}\n\n**For research use only.** Trained with MTMed3D {MTMed3DCore.__version__} at "
-            f"{len(sites)} sites in {rounds} rounds of {self.plan.federation.local_steps} steps each, joined by "
-            f"`{rule}`; tasks: {', '.join(self.plan.training.tasks)}. No study left its site.\n"
-        )
-        save_bundle(
-            self.folder / BUNDLE,
-            network.eval(),
+        federation = self.plan.federation
+        write_bundle(
+            self.folder,
+            network,
+            self.plan.training,
             self.plan.inference,
-            name=self.folder.name,
-            version="1.0.0",
+            learned=f"at {len(sites)} sites in {self.state.round} rounds of {federation.local_steps} steps each, "
+            f"joined by `{federation.rule}`",
+            more=". No study left its site.",
             trained_on=f"the studies of {len(sites)} sites, which stayed there",
-            card=card,
-            overwrite=True,
         )
         return self.folder / BUNDLE
 

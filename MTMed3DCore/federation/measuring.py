@@ -1,64 +1,35 @@
-"""How well a model does on whole studies, out of the cache in which training keeps them."""
+"""How well a model does on the whole studies of several sites, out of the cache in which training keeps them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
 from MTMed3DCore.datalist import Case
-from MTMed3DCore.evaluation.overlap import dice
 from MTMed3DCore.geometry import Grid
-from MTMed3DCore.inference import InferenceSettings, run_network
+from MTMed3DCore.inference import InferenceSettings
+from MTMed3DCore.networks import TaskNetwork
 from MTMed3DCore.preparation import PreparedStudy
 from MTMed3DCore.training.examples import Example, ExampleCache
-from MTMed3DCore.training.patches import region_channels
-
-REGIONS = ("tumour_core", "whole_tumour", "enhancing")
-FIGURES = {
-    "whole_tumour": "segmentation",
-    "tumour_core": "segmentation",
-    "enhancing": "segmentation",
-    "grade_right": "grading",
-}
-"""What is measured, and the task of each."""
-
-Row = dict[str, float]
+from MTMed3DCore.training.validation import FIGURES, Row, means_of, measure_study
 
 
 def measure(
-    network: Any, cases: Sequence[Case], cache: ExampleCache, inference: InferenceSettings, device: torch.device
+    network: TaskNetwork, cases: Sequence[Case], cache: ExampleCache, inference: InferenceSettings, device: torch.device
 ) -> list[Row]:
-    """For each case Dice of the regions and whether the grade is right, as far as its truth is known."""
+    """The figures of each case; see `measure_study`."""
     network.eval()
-    rows = []
-    for case in cases:
-        example = cache.load(case)
-        raw = run_network(network, _prepared(example, inference.spacing_mm), inference, device)
-        row: Row = {}
-        if example.labels is not None and "segmentation" in network.tasks:
-            truth = region_channels(example.labels).numpy() > 0
-            found = raw.regions >= inference.region_threshold
-            row |= {name: float(dice(f, t)) for name, f, t in zip(REGIONS, found, truth, strict=True)}
-        if example.grade is not None and "grading" in network.tasks:
-            # Where no tumour was found there is no grade, and none is not right.
-            probability = raw.hgg_probability
-            row["grade_right"] = float(probability is not None and (probability >= 0.5) == bool(example.grade))
-        rows.append(row)
-    return rows
+    examples = (cache.load(case) for case in cases)
+    return [measure_study(network, each, _prepared(each, inference.spacing_mm), inference, device) for each in examples]
 
 
 def summarise(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """Mean of each figure over the rows that have it, and their number as ``n_`` and its name."""
-    listed = list(rows)
     result: dict[str, float] = {}
-    for name in FIGURES:
-        values = [row[name] for row in listed if name in row]
-        if values:
-            result[name] = float(np.mean(values))
-            result[f"n_{name}"] = float(len(values))
+    for name, (mean, number) in means_of(rows).items():
+        result |= {name: mean, f"n_{name}": float(number)}
     return result
 
 

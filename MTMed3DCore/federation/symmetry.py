@@ -79,9 +79,13 @@ def symmetries(network: nn.Module) -> list[UnitGroup]:
     from monai.networks.blocks.dynunet_block import UnetResBlock
     from monai.networks.blocks.mlp import MLPBlock
     from monai.networks.nets.densenet import _DenseLayer
+    from monai.networks.nets.resnet import ResNetBlock
     from monai.networks.nets.swin_unetr import WindowAttention
 
     from MTMed3DCore.networks.detection import DetectionDecoder
+    from MTMed3DCore.networks.mtmedformer import ClassificationDecoder
+    from MTMed3DCore.networks.resformer import MultiScaleHead, ResFormerDecoder
+    from MTMed3DCore.networks.resformer_parts import FeatureEnhancement
     from MTMed3DCore.networks.unetr import SegmentationDecoder
 
     known: dict[type[nn.Module], Any] = {
@@ -91,6 +95,11 @@ def symmetries(network: nn.Module) -> list[UnitGroup]:
         UnetResBlock: _inner_channels,
         DetectionDecoder: _detection_channels,
         _DenseLayer: _bottleneck_channels,
+        ClassificationDecoder: _hidden_units,
+        MultiScaleHead: _hidden_units,
+        ResNetBlock: _residual_channels,
+        FeatureEnhancement: _branch_channels,
+        ResFormerDecoder: _resformer_channels,
     }
     found: list[UnitGroup] = []
     for name, module in network.named_modules():
@@ -201,3 +210,45 @@ def _bottleneck_channels(layer: Any, at: str) -> Iterator[UnitGroup]:
     places = [Place(f"{at}layers.conv1.weight", 0), *_norm(parts.norm2, f"{at}layers.norm2")]
     places.append(Place(f"{at}layers.conv2.weight", 1))
     yield UnitGroup(f"{at}bottleneck", parts.conv1.out_channels, tuple(places), _blocks(parts.norm2))
+
+
+def _residual_channels(block: Any, at: str) -> Iterator[UnitGroup]:
+    places = [Place(f"{at}conv1.weight", 0), *_norm(block.bn1, f"{at}bn1"), Place(f"{at}conv2.weight", 1)]
+    yield UnitGroup(f"{at}inner", block.conv1.out_channels, tuple(places), _blocks(block.bn1))
+
+
+def _normed(convolution: Any, at: str) -> list[Place]:
+    """The channels that a convolution without a bias gives, and the norm after it."""
+    return [Place(f"{at}.conv.weight", 0), *_norm(convolution.adn.N, f"{at}.adn.N")]
+
+
+def _branch_channels(enhancement: Any, at: str) -> Iterator[UnitGroup]:
+    for number, branch in enumerate(enhancement.branches):
+        channels = branch.conv.out_channels
+        joined = Place(f"{at}join.conv.weight", 1, number * channels)
+        places = (*_normed(branch, f"{at}branches.{number}"), joined)
+        yield UnitGroup(f"{at}branches.{number}", channels, places, _blocks(branch.adn.N))
+
+
+def _resformer_channels(decoder: Any, at: str) -> Iterator[UnitGroup]:
+    """Channels that pass from one part of the decoder to the next; a sub-pixel enlargement keeps its order."""
+    if not all(hasattr(up, "deconv") for up in decoder.up):
+        return
+    deepest = len(decoder.up)
+    for level in range(deepest, -1, -1):
+        after = Place(f"{at}up.{level - 1}.deconv.weight", 0) if level else Place(f"{at}out.weight", 1)
+        enhance = decoder.enhance[level]
+        if hasattr(enhance, "branches"):
+            skip = [*_normed(enhance.join, f"{at}enhance.{level}.join")]
+            skip += _normed(enhance.shortcut, f"{at}enhance.{level}.shortcut")
+            width = enhance.join.conv.out_channels
+            skip.append(after if level == deepest else Place(f"{at}join.{level}.conv.weight", 1, width))
+            yield UnitGroup(f"{at}enhance.{level}", width, tuple(skip), _blocks(enhance.join.adn.N))
+        if level < deepest:
+            join = decoder.join[level]
+            width = join.conv.out_channels
+            raised = [Place(f"{at}up.{level}.deconv.weight", 1), Place(f"{at}up.{level}.deconv.bias", 0)]
+            raised.append(Place(f"{at}join.{level}.conv.weight", 1))
+            yield UnitGroup(f"{at}up.{level}", width, tuple(raised))
+            places = (*_normed(join, f"{at}join.{level}"), after)
+            yield UnitGroup(f"{at}join.{level}", width, places, _blocks(join.adn.N))

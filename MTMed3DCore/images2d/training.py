@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-import MTMed3DCore
-from MTMed3DCore.bundles import Bundle, read_bundle, save_bundle
+from MTMed3DCore.bundles import Bundle, read_bundle
 from MTMed3DCore.errors import InputRefused, WrongUse
 from MTMed3DCore.images2d.evaluation import evaluate_images
 from MTMed3DCore.images2d.feeding import ImageBatches
@@ -24,9 +23,10 @@ from MTMed3DCore.training.anchors import fit_anchor_shapes
 from MTMed3DCore.training.checkpoint import load_checkpoint
 from MTMed3DCore.training.distributed import Team, join_team
 from MTMed3DCore.training.feeding import check_share
+from MTMed3DCore.training.finished import of_list, write_bundle
 from MTMed3DCore.training.run import run_steps
 from MTMed3DCore.training.run_folder import BUNDLE, CHECKPOINT
-from MTMed3DCore.training.settings import TrainSettings
+from MTMed3DCore.training.settings import ListSettings
 from MTMed3DCore.training.trainer import Trainer
 
 ANCHORS = 3
@@ -35,7 +35,7 @@ FALLBACK_ANCHORS = ((8.0, 8.0), (6.0, 12.0), (12.0, 6.0))
 
 
 @dataclass(frozen=True)
-class ImageTrainSettings(TrainSettings):
+class ImageTrainSettings(ListSettings):
     """How a network is trained on images. ``patch`` is the side of the square to which they are resized.
 
     Args:
@@ -43,11 +43,6 @@ class ImageTrainSettings(TrainSettings):
         channels: 3 for colour, 1 for grey.
         focal: add the focal term to the Dice loss of the regions.
         label_weights: by label, for labels that do not exclude each other; 1 where none is given.
-        steps: optimiser steps of the whole run.
-        fold: left out of training and used for validation; None trains on every image.
-        validate_every: steps between two validations; 0 for none before the end.
-        save_every: steps between two checkpoints.
-        workers: processes that read images; 0 reads them in the training process.
         augmentation: probability of each kind of `AUGMENTATION`; one that is not named is not done.
     """
 
@@ -63,18 +58,12 @@ class ImageTrainSettings(TrainSettings):
     channels: int = 3
     focal: bool = True
     label_weights: dict[str, float] = field(default_factory=dict)
-    steps: int = 20_000
-    fold: int | None = 0
-    validate_every: int = 1000
-    save_every: int = 200
-    workers: int = 2
     augmentation: dict[str, float] = field(default_factory=lambda: dict(AUGMENTATION))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("images", "steps", "save_every"):
-            if getattr(self, name) < 1:
-                raise WrongUse("training-setting", f"The training setting {name} must be at least 1.")
+        if self.images < 1:
+            raise WrongUse("training-setting", "The training setting images must be at least 1.")
         if self.channels not in (1, 3):
             raise WrongUse("training-setting", f"channels is {self.channels}.", "Give 3 for colour, 1 for grey.")
         check_augmentation(self.augmentation)
@@ -186,21 +175,14 @@ def _anchor_shapes(cases: Sequence[ImageCase], side: int) -> list[list[float]]:
 def _write_bundle(
     trainer: Trainer, inference: ImageSettings, listed: ImageList, cases: Sequence[ImageCase], folder: Path
 ) -> None:
-    settings = trainer.settings
-    family = find_family(settings.network_family)
-    card = (
-        f"# {folder.name}\n\n**For research use only.** A network of the family {family.name} ({family.reference}), "
-        f"trained with MTMed3D {MTMed3DCore.__version__} on {len(cases)} images of a list (SHA-256 "
-        f"{listed.sha256[:12] or 'unknown'}); tasks: {', '.join(settings.tasks)}; {trainer.steps} steps; regions: "
-        f"{', '.join(listed.truths.regions) or 'none'}; labels: {', '.join(listed.truths.labels) or 'none'}.\n"
-    )
-    save_bundle(
-        folder / BUNDLE,
-        trainer.averaged_network.cpu().eval(),
+    truths = listed.truths
+    write_bundle(
+        folder,
+        trainer.averaged_network,
+        trainer.settings,
         inference,
-        name=folder.name,
-        version="1.0.0",
+        learned=of_list(listed, cases, "images"),
+        more=f"; {trainer.steps} steps; regions: {', '.join(truths.regions) or 'none'}; labels: "
+        f"{', '.join(truths.labels) or 'none'}.",
         trained_on=f"{len(cases)} labelled images of a local list",
-        card=card,
-        overwrite=True,
     )

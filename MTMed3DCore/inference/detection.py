@@ -17,10 +17,10 @@ from monai.data.box_utils import clip_boxes_to_image, non_max_suppression
 
 from MTMed3DCore.errors import ModelRefused
 from MTMed3DCore.inference.settings import InferenceSettings
+from MTMed3DCore.inference.tiling import Triple
 
 CANDIDATES_PER_LEVEL = 1000
 """Boxes of one level that enter the suppression, as in RetinaNet."""
-Triple = tuple[int, int, int]
 Level = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -52,7 +52,7 @@ class BoxCollector:
         self._anchors: dict[tuple[Triple, ...], list[torch.Tensor]] = {}
         self._found: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in settings.anchor_scales]
 
-    def add(self, maps: Sequence[Level], start: Triple, window: Triple, own: tuple[Triple, Triple]) -> None:
+    def add(self, maps: Sequence[Level], start: Triple, window: Triple, own: tuple[Triple, Triple]) -> int:
         """Take the boxes of one window.
 
         Args:
@@ -61,6 +61,9 @@ class BoxCollector:
             window: the window's sides.
             own: lower and upper bound (half-open, voxels of the working volume) of the part of the volume that this
                 window answers for; anchors with their centres elsewhere are left to the other windows.
+
+        Returns:
+            How many there were.
 
         Raises:
             ModelRefused: the maps do not fit the anchors of the settings, or the chosen deltas are not finite.
@@ -77,6 +80,7 @@ class BoxCollector:
         shapes = tuple((int(s.shape[2]), int(s.shape[3]), int(s.shape[4])) for s, _ in maps)
         if (window, *shapes) not in self._anchors:
             self._anchors[(window, *shapes)] = level_anchors(settings, window, shapes)
+        count = 0
         for level, ((scores, deltas), anchors) in enumerate(zip(maps, self._anchors[(window, *shapes)], strict=True)):
             probability = torch.sigmoid(scores[0].float()).permute(1, 2, 3, 0).reshape(-1).cpu()
             codes = deltas[0].float().unflatten(0, (anchor_count, 6)).permute(2, 3, 4, 0, 1).reshape(-1, 6).cpu()
@@ -93,6 +97,8 @@ class BoxCollector:
                     "Analyse with --precision fp32; if that does not help, the model is damaged.",
                 )
             self._found[level].append((self._coder.decode_single(codes[chosen], anchors[chosen] + offset), best))
+            count += len(best)
+        return count
 
     def merged(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Boxes (N, 6), half-open voxels of the working volume, and scores (N,), best first."""

@@ -19,13 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
 from MTMed3DCore.findings import ENHANCING, NECROTIC_CORE, OEDEMA, Lesion, Notice, volumes_ml
 from MTMed3DCore.geometry import CORNER_SIGNS, FloatArray, Grid, VoxelBox
-from MTMed3DCore.measurements.laterality import laterality
-from MTMed3DCore.measurements.rano import bidimensional
+from MTMed3DCore.measurements.region import measure_region
 
 MERGE_MM = 5.0
 """Whole-tumour components closer than this are one lesion."""
@@ -162,27 +160,6 @@ def tumour_components(tumour: npt.NDArray[np.bool_], grid: Grid, minimum_ml: flo
     return result
 
 
-def longest_diameter_mm(mask: npt.NDArray[np.bool_], grid: Grid) -> float:
-    """Greatest distance between two points of a mask (X, Y, Z) in mm.
-
-    A voxel reaches to the centres of its six faces, so one voxel of 1 mm measures 1 mm and a smooth body its true
-    length on average.
-
-    Raises:
-        ValueError: no voxel is true.
-    """
-    where = VoxelBox.around(mask).slices(grid.shape)
-    part = mask[where]
-    columns = part.any(axis=2)
-    first, last = part.argmax(axis=2), part.shape[2] - 1 - part[:, :, ::-1].argmax(axis=2)
-    x, y = np.nonzero(columns)
-    # The ends of the columns span the same convex hull as all voxels together.
-    ends = np.concatenate([np.stack([x, y, side[columns]], axis=1) for side in (first, last)]).astype(np.float64)
-    faces = np.concatenate([np.eye(3), -np.eye(3)]) / 2
-    points = grid.to_world((ends[:, None] + faces + [each.start for each in where]).reshape(-1, 3))
-    return float(pdist(points[ConvexHull(points).vertices]).max())
-
-
 def _owner(region: npt.NDArray[np.bool_], extent: VoxelBox, detections: Sequence[tuple[VoxelBox, float]]) -> int | None:
     """Index of the detection that overlaps a component best, or None where none overlaps it enough."""
     best: tuple[float, float, float] | None = None
@@ -214,12 +191,8 @@ def _lesion_of_region(
     origin: str,
     plane: FloatArray | None,
 ) -> Lesion:
-    box = VoxelBox.around(region)
-    where = box.slices(grid.shape)
-    volumes = volumes_ml(labels[where] * region[where], grid)
-    rano = bidimensional(region & (labels == ENHANCING), grid)
-    side = None if plane is None else laterality(region, grid, plane)
-    return Lesion(0, score, box.to_world(grid), volumes, longest_diameter_mm(region, grid), origin, rano, side)
+    box = VoxelBox.around(region).to_world(grid)
+    return Lesion(0, score, box, origin=origin, **measure_region(region, labels, grid, plane))
 
 
 def _lesion_of_box(box: VoxelBox, grid: Grid, score: float) -> Lesion:

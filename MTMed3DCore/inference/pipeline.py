@@ -16,16 +16,22 @@ import numpy.typing as npt
 import torch
 
 import MTMed3DCore
-from MTMed3DCore.bundles.card import card_summary
+from MTMed3DCore.allocator import give_back_freed_memory, keep_freed_memory
+from MTMed3DCore.bundles.card import card_summary, grade_calibration
 from MTMed3DCore.errors import OutOfResources, WrongUse
 from MTMed3DCore.findings import Findings, Grade, Notice
 from MTMed3DCore.geometry import VoxelBox
+from MTMed3DCore.inference.ladder import GPU_BATCH, Rung, climb_down, ladder, left_notice, short_of_memory
 from MTMed3DCore.inference.lesions import find_lesions
+from MTMed3DCore.inference.measured import bf16_pays, memory_at_hand, window_cost
 from MTMed3DCore.inference.settings import InferenceSettings
+from MTMed3DCore.inference.tiling import quickest_sides
 from MTMed3DCore.inference.windows import RawResult, run_network
 from MTMed3DCore.measurements import compare, midplane
+from MTMed3DCore.networks.interface import TaskNetwork
 from MTMed3DCore.preparation import PreparedStudy, prepare, to_native
 from MTMed3DCore.progress import Progress, silent
+from MTMed3DCore.sequences import SEQUENCES
 
 if TYPE_CHECKING:
     from MTMed3DCore.bundles import Bundle
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
     from MTMed3DCore.study import Study
 
 PRECISIONS = ("auto", "fp32", "bf16")
+MODES = ("exact", "quick")
 
 
 def analyze(
@@ -47,6 +54,7 @@ def analyze(
     mask: npt.NDArray[np.bool_] | None = None,
     preparation: PreparationRecord | None = None,
     prior: Findings | None = None,
+    mode: str = "exact",
 ) -> Findings:
     """Find, outline and grade the tumours of a study.
 
@@ -54,7 +62,7 @@ def analyze(
         study: four sequences on the T1ce grid.
         model: name or folder of a bundle, or the bundle.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"mps"``.
-        precision: ``"auto"`` (bf16 on a GPU that has it, else fp32), ``"fp32"`` or ``"bf16"``.
+        precision: ``"auto"`` (bf16 on a GPU that has it, else fp32; but see `mode`), ``"fp32"`` or ``"bf16"``.
         progress: told of every step; may raise `Cancelled`.
         network: the bundle's network where a caller keeps it loaded on the chosen device; loaded here otherwise.
         read_s: seconds that reading the study took, for the record.
@@ -62,6 +70,9 @@ def analyze(
         preparation: an earlier preparation of the same study, to be used again; see
             `MTMed3DCore.preparation.record.read_preparation`.
         prior: findings of an earlier study of the same patient, to be compared with.
+        mode: ``"exact"`` computes everything, in the windows that the model was trained with. ``"quick"`` takes the
+            window sizes that are quickest here by a measured cost, segments only where a glance at half the resolution,
+            or a box, gives reason to, and on a CPU computes in bf16 where that was measured to pay.
 
     Returns:
         Findings on the T1ce grid as it came in; ``timing_s["write"]`` is 0 until they are written.
@@ -70,10 +81,12 @@ def analyze(
         InputRefused: no brain is to be seen.
         ModelRefused: no such model, a damaged one, or outputs that are not finite.
         OutOfResources: memory does not suffice, also on the CPU where the device was left to choose.
-        WrongUse: an unknown or absent device, or an unknown precision.
+        WrongUse: an unknown or absent device, an unknown precision or mode.
     """
     from MTMed3DCore.bundles import Bundle, find_bundle
 
+    if mode not in MODES:
+        raise WrongUse("mode-unknown", f"There is no mode {mode!r}.", f"Use one of {', '.join(MODES)}.")
     progress = progress or silent
     began = time.perf_counter()
     bundle = model if isinstance(model, Bundle) else find_bundle(model)
@@ -96,24 +109,43 @@ def analyze(
         )
     notices.extend(prepared.warnings)
     prepared_at = time.perf_counter()
-    chosen = choose_precision(precision, target)
     with _memory_refusals():
+        if network is None:
+            network, target, shortage = _load(bundle, target, may_leave=device == "auto")
+            notices.extend(shortage)
+        chosen = choose_precision(precision, target, network if mode == "quick" else None)
+        how = _ways(mode, network, prepared, settings, target, chosen, may_leave=device == "auto")
+
+        def run(rung: Rung) -> RawResult:
+            here = network if rung.device == target else bundle.load(rung.device)
+            computed = chosen if rung.device == target else choose_precision(precision, rung.device)
+            return run_network(
+                here,
+                prepared,
+                settings,
+                rung.device,
+                computed,
+                progress,
+                window=rung.window,
+                batch=rung.batch,
+                glance=mode == "quick",
+            )
+
+        keep_freed_memory()
         try:
-            network = network if network is not None else bundle.load(target)
-            raw = run_network(network, prepared, settings, target, chosen, progress)
-        except torch.OutOfMemoryError:
-            if device != "auto" or target.type == "cpu":
-                raise
-            notices.append(Notice("device-fallback", f"The memory of {target} did not suffice; the CPU was used."))
-            network = None
-            target = torch.device("cpu")
-            chosen = choose_precision(precision, target)
-            raw = run_network(bundle.load(target), prepared, settings, target, chosen, progress)
+            raw, rung = climb_down(how, run)
+        finally:
+            give_back_freed_memory()
+        if rung.notice is not None:
+            notices.append(rung.notice)
+        if rung.device != target:
+            target, chosen = rung.device, choose_precision(precision, rung.device)
         labels, lesions, lesion_notices = _measure(raw, prepared, settings)
     finished = time.perf_counter()
     grade = None
     if raw.hgg_probability is not None and labels.any():
-        grade = Grade("HGG" if raw.hgg_probability >= 0.5 else "LGG", raw.hgg_probability)
+        label = "HGG" if raw.hgg_probability >= 0.5 else "LGG"
+        grade = Grade(label, raw.hgg_probability, calibration=grade_calibration(bundle.metadata))
     findings = Findings(
         study_id=study.id,
         sources={name: str(path) for name, path in study.sources.items()},
@@ -163,8 +195,11 @@ def choose_device(device: str = "auto") -> torch.device:
     return torch.device(device)
 
 
-def choose_precision(precision: str, device: torch.device) -> str:
-    """``"fp32"`` or ``"bf16"``; ``"auto"`` is bf16 on CUDA devices that compute in it, else fp32.
+def choose_precision(precision: str, device: torch.device, network: Any = None) -> str:
+    """``"fp32"`` or ``"bf16"``; ``"auto"`` is bf16 where it is worth while.
+
+    On CUDA devices that compute in it, it is. On a CPU that is measured with the network at its first use and
+    remembered; without a network it is fp32.
 
     Raises:
         WrongUse: an unknown precision.
@@ -175,7 +210,38 @@ def choose_precision(precision: str, device: torch.device) -> str:
         )
     if precision != "auto":
         return precision
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    measurable = isinstance(network, TaskNetwork) and device.type == "cpu"
+    return "bf16" if measurable and bf16_pays(network, len(SEQUENCES), device) else "fp32"
+
+
+def _load(bundle: Bundle, device: torch.device, *, may_leave: bool) -> tuple[Any, torch.device, list[Notice]]:
+    """A bundle's network on a device, or on the CPU where that may take over."""
+    try:
+        return bundle.load(device), device, []
+    except (MemoryError, RuntimeError) as error:
+        if not (may_leave and device.type != "cpu" and short_of_memory(error)):
+            raise
+    return bundle.load("cpu"), torch.device("cpu"), [left_notice(device)]
+
+
+def _ways(
+    mode: str,
+    network: Any,
+    prepared: PreparedStudy,
+    settings: InferenceSettings,
+    device: torch.device,
+    precision: str,
+    *,
+    may_leave: bool,
+) -> list[Rung]:
+    """How to run, and how else where memory is short."""
+    window = (settings.window,) * 3
+    if mode == "quick":
+        cost = window_cost(network, len(SEQUENCES), device, precision)
+        window = quickest_sides(prepared.grid.shape, settings.window, cost, memory_at_hand(device))
+    return ladder(device, window, GPU_BATCH if device.type == "cuda" else 1, may_leave)
 
 
 def native_boxes(boxes: npt.NDArray[np.floating[Any]], prepared: PreparedStudy) -> list[VoxelBox]:
@@ -185,6 +251,7 @@ def native_boxes(boxes: npt.NDArray[np.floating[Any]], prepared: PreparedStudy) 
 
 def _measure(raw: RawResult, prepared: PreparedStudy, settings: InferenceSettings) -> Sequence[Any]:
     """Labels, lesions and notices on the native grid."""
+    brain = None if prepared.record is None else prepared.record.brain
     found = find_lesions(
         to_native(prepared, raw.regions),
         native_boxes(raw.boxes, prepared),
@@ -194,7 +261,7 @@ def _measure(raw: RawResult, prepared: PreparedStudy, settings: InferenceSetting
         minimum_lesion_ml=settings.minimum_lesion_ml,
         score_threshold=settings.score_threshold,
         detects=raw.detects,
-        plane=None if prepared.record is None else midplane(prepared.record.brain, prepared.native),
+        plane=None if brain is None else midplane(brain, prepared.native),
     )
     return found.labels, found.lesions, found.notices
 
@@ -205,12 +272,7 @@ def _memory_refusals() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # The CPU allocator of torch and MPS raise plain RuntimeErrors.
-        text = str(error).lower()
-        short = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
-            phrase in text for phrase in ("out of memory", "not enough memory", "can't allocate memory")
-        )
-        if not short:
+        if not short_of_memory(error):
             raise
         raise OutOfResources(
             "memory",

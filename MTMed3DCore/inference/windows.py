@@ -1,13 +1,9 @@
-"""One encoder pass a window for every task, stitched to the whole working volume.
-
-The network's maps have strides up to 32, so windows start at multiples of 32 in a volume padded to multiples of 32:
-then every level of every window falls on one common lattice, and stitching is exact.
-"""
+"""One encoder pass a window for every task, stitched to the whole working volume."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +14,11 @@ from scipy import ndimage
 
 from MTMed3DCore.errors import ModelRefused
 from MTMed3DCore.geometry import VoxelBox
-from MTMed3DCore.inference.detection import BoxCollector, Triple
-from MTMed3DCore.inference.settings import GRANULE, InferenceSettings
+from MTMed3DCore.inference.coarse import LEAST_WINDOWS, windows_with_tumour
+from MTMed3DCore.inference.detection import BoxCollector
+from MTMed3DCore.inference.settings import InferenceSettings
+from MTMed3DCore.inference.tiling import Triple, Window, plan_windows
+from MTMed3DCore.networks.registry import TASKS
 from MTMed3DCore.progress import Progress, silent
 from MTMed3DCore.sequences import SEQUENCES
 
@@ -50,60 +49,6 @@ class RawResult:
     detects: bool = True
 
 
-@dataclass(frozen=True)
-class Window:
-    """A window in the padded working volume.
-
-    Args:
-        start: first voxel.
-        size: sides in voxels.
-        own: lower and upper bound (half-open) of the part of the volume that this window answers for; the parts of all
-            windows tile the padded volume.
-    """
-
-    start: Triple
-    size: Triple
-    own: tuple[Triple, Triple]
-
-    @property
-    def slices(self) -> tuple[slice, slice, slice]:
-        """Index of the window's voxels."""
-        x, y, z = (slice(a, a + n) for a, n in zip(self.start, self.size, strict=True))
-        return x, y, z
-
-
-def plan_windows(extent: Triple, window: int) -> tuple[Triple, list[Window]]:
-    """Windows that cover a volume.
-
-    Neighbours overlap by 32 voxels (by more at the far end); an axis that fits into one window gets one of its own
-    padded length.
-
-    Args:
-        extent: sides of the working volume.
-        window: side of the cubic window, a multiple of 32, at least 64.
-
-    Returns:
-        The sides of the padded volume, multiples of 32, and the windows.
-    """
-    if max(extent) <= GRANULE:  # the deepest level's norms need more than one voxel
-        extent = (2 * GRANULE, extent[1], extent[2])
-    axes: list[list[tuple[int, int, int, int]]] = []
-    padded = []
-    for side in extent:
-        full = -(-side // GRANULE) * GRANULE
-        size = min(window, full)
-        stride = max(GRANULE, size - GRANULE)
-        starts = [*range(0, full - size, stride), full - size]
-        cuts = [0, *((a + size + b) // 2 for a, b in pairwise(starts)), full]
-        axes.append([(a, size, low, high) for a, (low, high) in zip(starts, pairwise(cuts), strict=True)])
-        padded.append(full)
-    windows = []
-    for x, y, z in product(*axes):
-        start, size3, low3, high3 = zip(x, y, z, strict=True)
-        windows.append(Window(start, size3, (low3, high3)))
-    return (padded[0], padded[1], padded[2]), windows
-
-
 def run_network(
     network: Any,
     prepared: PreparedStudy,
@@ -111,6 +56,10 @@ def run_network(
     device: str | torch.device = "cpu",
     precision: str = "fp32",
     progress: Progress = silent,
+    *,
+    window: Triple | None = None,
+    batch: int = 1,
+    glance: bool = False,
 ) -> RawResult:
     """Run every task of a network on a prepared study.
 
@@ -121,50 +70,65 @@ def run_network(
         network: a `TaskNetwork` in eval mode on `device`.
         prepared: image in the order of `SEQUENCES`; channels are reordered here to the model's order.
         settings: the model's.
-        precision: ``"fp32"``, or ``"bf16"`` for autocast.
+        precision: ``"fp32"``, or ``"bf16"`` for autocast; boxes are decoded in fp32 either way.
         progress: told as stage ``infer``, window by window, and may cancel there.
+        window: sides of the windows in place of the model's; see `MTMed3DCore.inference.tiling.quickest_sides`.
+        batch: windows that go through the network at a time.
+        glance: segment only where a pass at half the resolution, or a box, gives reason to; see
+            `MTMed3DCore.inference.coarse`.
 
     Raises:
         ModelRefused: outputs that are not finite or do not fit the settings.
         Cancelled: by the listener.
     """
     device = torch.device(device)
-    padded, windows = plan_windows(prepared.grid.shape, settings.window)
+    padded, windows = plan_windows(prepared.grid.shape, window or settings.window)
     order = [SEQUENCES.index(name) for name in settings.channel_order]
-    # The volume stays on the CPU; a window at a time goes to the device.
+    # The volume stays on the CPU; a batch of windows at a time goes to the device.
     volume = torch.zeros((1, len(order), *padded))
     x, y, z = prepared.grid.shape
     volume[0, :, :x, :y, :z] = torch.from_numpy(prepared.image[order])
-    weight = compute_importance_map(windows[0].size, mode="gaussian", sigma_scale=0.125, device="cpu").float()
-    total = torch.zeros(padded)
-    stitched: tuple[torch.Tensor, torch.Tensor] | None = None
+    stitch = _Stitch(padded, windows[0].size)
     boxes = BoxCollector(settings, prepared.grid.shape)
+    detects = False
+
+    def rounded() -> torch.autocast:
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
     with torch.inference_mode():
-        for index, window in enumerate(windows):
-            progress("infer", index / (len(windows) + 1), f"Window {index + 1} of {len(windows)}")
-            part = volume[(slice(None), slice(None), *window.slices)].to(device)
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        asked = [True] * len(windows)
+        if glance and len(windows) >= LEAST_WINDOWS and "segmentation" in getattr(network, "tasks", TASKS):
+            progress("infer", 0.0, "Glance")
+            with rounded():
+                asked = windows_with_tumour(network, volume, windows, device)
+        for first in range(0, len(windows), batch):
+            some = windows[first : first + batch]
+            progress("infer", first / (len(windows) + 1), f"Window {first + 1} of {len(windows)}")
+            part = torch.cat([volume[(slice(None), slice(None), *each.slices)] for each in some]).to(device)
+            with rounded():
                 features = network.encode(part)
-                segmentation = network.segment(part, features)
                 detection = network.detect(features)
+            wanted = asked[first : first + batch]
+            if detection is not None:
+                detects = True
+                for index, each in enumerate(some):
+                    maps = [(scores[index : index + 1], deltas[index : index + 1]) for scores, deltas in detection]
+                    wanted[index] |= boxes.add(maps, each.start, each.size, each.own) > 0
+            if not any(wanted):
+                continue
+            if not all(wanted):
+                some = [each for each, want in zip(some, wanted, strict=True) if want]
+                part, *features = (level[torch.tensor(wanted, device=device)] for level in (part, *features))
+            with rounded():
+                segmentation = network.segment(part, features)
                 views = [segmentation, *_mirrored(network, part, settings, segmentation is not None)]
             if segmentation is not None:
-                views = [view[0].float().cpu() for view in views]
-                logits, likely = (torch.stack(each).mean(0) for each in (views, [view.sigmoid() for view in views]))
-                if stitched is None:
-                    stitched = torch.zeros((len(logits), *padded)), torch.zeros((len(logits), *padded))
-                where = (slice(None), *window.slices)
-                stitched[0][where] += weight * logits
-                stitched[1][where] += weight * likely
-                total[window.slices] += weight
-            detects = detection is not None
-            if detection is not None:
-                boxes.add(detection, window.start, window.size, window.own)
+                stitch.add(some, [view.float().cpu() for view in views])
         found, scores = boxes.merged()
-        if stitched is None:
+        if stitch.logits is None:
             regions = np.zeros((3, x, y, z), dtype=np.float32)
             return RawResult(regions, found, scores, None, detects)
-        logits, probabilities = (each.div_(total) for each in stitched)
+        logits, probabilities = stitch.means()
         if not torch.isfinite(logits).all():
             raise ModelRefused(
                 "output-not-finite",
@@ -184,6 +148,50 @@ def run_network(
     progress("infer", 1.0, "Inferred")
     probability = None if grade is None else float(torch.softmax(grade.float(), dim=1)[0, 1])
     return RawResult(regions, found, scores, probability, detects)
+
+
+class _Stitch:
+    """Gaussian means of the windows' logits and probabilities over the padded volume.
+
+    Args:
+        padded: sides of the volume.
+        size: of every window.
+    """
+
+    def __init__(self, padded: Triple, size: Triple) -> None:
+        self._weight = compute_importance_map(size, mode="gaussian", sigma_scale=0.125, device="cpu").float()
+        self._total = torch.zeros(padded)
+        self.logits: torch.Tensor | None = None
+        self.probabilities: torch.Tensor | None = None
+
+    def add(self, windows: Sequence[Window], views: Sequence[torch.Tensor]) -> None:
+        """The logits (B, R, X, Y, Z) of some windows, seen in one or more views."""
+        if self.logits is None or self.probabilities is None:
+            self.logits, self.probabilities = (torch.zeros((views[0].shape[1], *self._total.shape)) for _ in range(2))
+        for index, window in enumerate(windows):
+            seen = [view[index] for view in views]
+            logits, likely = _mean(seen), _mean([view.sigmoid() for view in seen])
+            where = (slice(None), *window.slices)
+            self.logits[where] += self._weight * logits
+            self.probabilities[where] += self._weight * likely
+            self._total[window.slices] += self._weight
+
+    def means(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and probabilities; where no window was segmented, the logits' background and no probability."""
+        assert self.logits is not None
+        assert self.probabilities is not None
+        empty = self._total == 0
+        if not empty.any():
+            return self.logits.div_(self._total), self.probabilities.div_(self._total)
+        self._total[empty] = 1.0
+        logits, probabilities = self.logits.div_(self._total), self.probabilities.div_(self._total)
+        background = logits[:, ~empty].median(dim=1).values
+        logits[:, empty] = background[:, None]
+        return logits, probabilities
+
+
+def _mean(views: Sequence[torch.Tensor]) -> torch.Tensor:
+    return views[0] if len(views) == 1 else torch.stack(list(views)).mean(0)
 
 
 def _mirrored(network: Any, part: torch.Tensor, settings: InferenceSettings, segments: bool) -> list[torch.Tensor]:

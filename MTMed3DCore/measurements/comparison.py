@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from MTMed3DCore.measurements.rano import sum_of_products
@@ -24,23 +25,57 @@ def compare(current: Findings, prior: Findings) -> dict[str, Any]:
 
     Returns:
         ``prior``: id, date of analysis, model; ``volumes_ml``: by region, prior and current value and the change in
-        percent (None where the prior value is zero); ``sum_of_products_mm2``: the same; ``new_lesions``: how many more
-        lesions; ``reading``: what the diameters alone say by RANO, which also asks for clinical state and steroids;
-        ``same_model``.
+        percent (None where the prior value is zero); ``sum_of_products_mm2``: the same; ``lesions``: how many in
+        either; ``new_lesions``: how many more; ``reading``: what the diameters alone say by RANO, which also asks for
+        clinical state and steroids; ``same_model``.
     """
-    before, now = prior.volumes_ml, current.volumes_ml
-    products = [sum_of_products(lesion.rano for lesion in each.lesions) for each in (prior, current)]
+    identity = {
+        "study": prior.study_id,
+        "created": prior.created.isoformat().replace("+00:00", "Z"),
+        "model": f"{prior.model.name} {prior.model.version}",
+    }
+    products = sum_of_products(lesion.rano for lesion in prior.lesions)
+    same_model = prior.model.sha256 == current.model.sha256
+    return _compared(identity, prior.volumes_ml, products, len(prior.lesions), same_model, current)
+
+
+def compare_again(comparison: Mapping[str, Any], current: Findings) -> dict[str, Any] | None:
+    """An earlier comparison with what a reader corrected in the current study.
+
+    Args:
+        comparison: of `compare`.
+        current: the corrected findings.
+
+    Returns:
+        The same with current values measured anew, or None where the comparison does not say how many lesions the
+        prior study had.
+    """
+    if "lesions" not in comparison:
+        return None
+    before = {name: float(change["prior"]) for name, change in comparison["volumes_ml"].items()}
+    products = float(comparison["sum_of_products_mm2"]["prior"])
+    count = int(comparison["lesions"]["prior"])
+    return _compared(comparison["prior"], before, products, count, bool(comparison["same_model"]), current)
+
+
+def _compared(
+    identity: Mapping[str, Any],
+    before: Mapping[str, float],
+    products_before: float,
+    lesions_before: int,
+    same_model: bool,
+    current: Findings,
+) -> dict[str, Any]:
+    now = current.volumes_ml
+    products = sum_of_products(lesion.rano for lesion in current.lesions)
     return {
-        "prior": {
-            "study": prior.study_id,
-            "created": prior.created.isoformat().replace("+00:00", "Z"),
-            "model": f"{prior.model.name} {prior.model.version}",
-        },
+        "prior": dict(identity),
         "volumes_ml": {name: _change(before[name], now[name]) for name in now},
-        "sum_of_products_mm2": _change(*products),
-        "new_lesions": max(0, len(current.lesions) - len(prior.lesions)),
-        "reading": _reading(*products),
-        "same_model": prior.model.sha256 == current.model.sha256,
+        "sum_of_products_mm2": _change(products_before, products),
+        "lesions": {"prior": lesions_before, "current": len(current.lesions)},
+        "new_lesions": max(0, len(current.lesions) - lesions_before),
+        "reading": _reading(products_before, products),
+        "same_model": same_model,
     }
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
+
+from MTMed3DCore.errors import WrongUse
 
 Level = tuple[torch.Tensor, torch.Tensor]
 
@@ -87,6 +89,85 @@ class TaskNetwork(nn.Module, ABC):
     def costly_parts(self) -> list[nn.Module]:
         """Parts at fine resolution outside the transformer blocks; with gradient checkpointing they keep nothing."""
         return []
+
+
+class ParallelTaskNetwork(TaskNetwork):
+    """A network in which every task's decoder reads the encoder alone; labels come from the image's levels.
+
+    Args:
+        config: every argument of the family's builder, as JSON types; ``spatial_dims``, ``in_channels`` and ``tasks``
+            are among them.
+    """
+
+    grades_image = True
+    stride: ClassVar[int]
+    """Of the deepest level."""
+    segmentation_decoder: nn.Module | None
+    detection_decoder: nn.Module | None
+    grading_head: nn.Module | None
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._config = dict(config)
+        self.tasks = tuple(config["tasks"])
+        self.detection_decoder = None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments of `MTMed3DCore.networks.build_network`."""
+        return {"family": self.family, **self._config}
+
+    def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Image with sides that are multiples of the stride to the encoder's levels."""
+        check_image(x, self._config["spatial_dims"], self._config["in_channels"], self.stride)
+        levels: list[torch.Tensor] = self.encoder(x)
+        return levels
+
+    def detect(self, features: Sequence[torch.Tensor]) -> list[Level] | None:
+        """Scores and deltas by level."""
+        return None if self.detection_decoder is None else self.detection_decoder(features)
+
+    def classify(self, features: Sequence[torch.Tensor]) -> torch.Tensor | None:
+        """Logits (B, L) of an image whose levels are known."""
+        return None if self.grading_head is None else self.grading_head(features)
+
+    def grade(self, source: torch.Tensor | None) -> torch.Tensor | None:
+        """Logits (B, L) of an image."""
+        return None if source is None or self.grading_head is None else self.classify(self.encode(source))
+
+    def forward(self, x: torch.Tensor) -> MultiTaskOutput:
+        """Image (B, C, X, Y, Z) to every task's output, in one encoder pass."""
+        features = self.encode(x)
+        return MultiTaskOutput(self.segment(x, features), self.classify(features), self.detect(features), features)
+
+
+def checked_config(
+    title: str, config: Mapping[str, Any], tasks: Sequence[str], own: Mapping[str, tuple[bool, str]]
+) -> dict[str, Any]:
+    """The configuration of a `ParallelTaskNetwork`, with its tasks in their order.
+
+    Args:
+        title: of the family, with its article.
+        config: arguments of its builder.
+        tasks: what the family can do.
+        own: for each argument that other families do not have, whether its value holds and what to give instead.
+
+    Raises:
+        WrongUse: ``network-setting``, naming the setting and its value.
+    """
+    counted = ("in_channels", "regions", "labels", "num_anchors")
+    checks = {
+        "spatial_dims": (config["spatial_dims"] in (2, 3), "2 or 3"),
+        "tasks": (bool(config["tasks"]) and set(config["tasks"]) <= set(tasks), f"some of {', '.join(tasks)}"),
+        "window": (config["window"] >= 2, "at least 2"),
+        **{name: (config[name] >= 1, "at least 1") for name in counted if name in config},
+        **own,
+    }
+    for name, (holds, wanted) in checks.items():
+        if not holds:
+            text = f"{name} of {title} cannot be {config[name]!r}."
+            raise WrongUse("network-setting", text, f"Give {wanted}.")
+    return {**config, "tasks": [task for task in tasks if task in config["tasks"]]}
 
 
 def check_image(x: torch.Tensor, spatial_dims: int, channels: int, stride: int) -> None:

@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from MTMed3DCore.errors import WrongUse
 from MTMed3DCore.networks.detection import DetectionDecoder
-from MTMed3DCore.networks.interface import Level, MultiTaskOutput, TaskNetwork, check_image
+from MTMed3DCore.networks.interface import ParallelTaskNetwork, checked_config
 from MTMed3DCore.networks.registry import TASKS
 from MTMed3DCore.networks.swin import ATTENTION_WINDOW, STRIDES, build_encoder
 from MTMed3DCore.networks.unetr import SegmentationDecoder
@@ -47,16 +46,14 @@ class ClassificationDecoder(nn.Module):
         return logits
 
 
-class MTMedFormer(TaskNetwork):
+class MTMedFormer(ParallelTaskNetwork):
     """The network; see `build_mtmedformer` for the arguments, which `config` gives back."""
 
     family = "mtmedformer"
-    grades_image = True
+    stride = STRIDES[-1]
 
     def __init__(self, config: dict[str, Any]) -> None:
-        super().__init__()
-        self._config = config
-        self.tasks = tuple(config["tasks"])
+        super().__init__(config)
         channels, size, dims = config["in_channels"], config["feature_size"], config["spatial_dims"]
         self.encoder = build_encoder(channels, size, spatial_dims=dims, window=config["window"])
         self.segmentation_decoder = (
@@ -67,37 +64,9 @@ class MTMedFormer(TaskNetwork):
         )
         self.grading_head = ClassificationDecoder(size, config["labels"]) if "grading" in self.tasks else None
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """The arguments of `MTMed3DCore.networks.build_network`."""
-        return {"family": self.family, **self._config}
-
-    def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Image with sides that are multiples of 32 to five levels of strides 2 to 32."""
-        check_image(x, self._config["spatial_dims"], self._config["in_channels"], STRIDES[-1])
-        levels: list[torch.Tensor] = self.encoder(x)
-        return levels
-
     def segment(self, x: torch.Tensor, features: Sequence[torch.Tensor]) -> torch.Tensor | None:
         """Logits (B, R, X, Y, Z)."""
         return None if self.segmentation_decoder is None else self.segmentation_decoder(x, features)
-
-    def detect(self, features: Sequence[torch.Tensor]) -> list[Level] | None:
-        """Scores and deltas of strides 4, 8, 16 and 32."""
-        return None if self.detection_decoder is None else self.detection_decoder(features)
-
-    def classify(self, features: Sequence[torch.Tensor]) -> torch.Tensor | None:
-        """Logits (B, L) of an image whose levels are known."""
-        return None if self.grading_head is None else self.grading_head(features)
-
-    def grade(self, source: torch.Tensor | None) -> torch.Tensor | None:
-        """Logits (B, L) of an image."""
-        return None if source is None or self.grading_head is None else self.classify(self.encode(source))
-
-    def forward(self, x: torch.Tensor) -> MultiTaskOutput:
-        """Image (B, C, X, Y, Z) to every task's output, in one encoder pass."""
-        features = self.encode(x)
-        return MultiTaskOutput(self.segment(x, features), self.classify(features), self.detect(features), features)
 
     def last_shared(self) -> list[torch.Tensor]:
         """The deepest merge."""
@@ -105,7 +74,8 @@ class MTMedFormer(TaskNetwork):
 
     def costly_parts(self) -> list[nn.Module]:
         """Parts of the segmentation decoder at full and half resolution."""
-        return [] if self.segmentation_decoder is None else self.segmentation_decoder.fine_parts()
+        decoder = self.segmentation_decoder
+        return decoder.fine_parts() if isinstance(decoder, SegmentationDecoder) else []
 
 
 def build_mtmedformer(
@@ -134,28 +104,15 @@ def build_mtmedformer(
     Raises:
         WrongUse: ``network-setting``, naming the setting and its value.
     """
-    checks = {
-        "spatial_dims": (spatial_dims, spatial_dims in (2, 3), "2 or 3"),
-        "in_channels": (in_channels, in_channels >= 1, "at least 1"),
-        "tasks": (list(tasks), bool(tasks) and set(tasks) <= set(TASKS), f"some of {', '.join(TASKS)}"),
-        "regions": (regions, regions >= 1, "at least 1"),
-        "labels": (labels, labels >= 1, "at least 1"),
-        "num_anchors": (num_anchors, num_anchors >= 1, "at least 1"),
-        "feature_size": (feature_size, feature_size >= 12 and feature_size % 12 == 0, "a multiple of 12"),
-        "window": (window, window >= 2, "at least 2"),
+    config = {
+        "spatial_dims": spatial_dims,
+        "in_channels": in_channels,
+        "tasks": list(tasks),
+        "regions": regions,
+        "labels": labels,
+        "num_anchors": num_anchors,
+        "feature_size": feature_size,
+        "window": window,
     }
-    for name, (value, holds, wanted) in checks.items():
-        if not holds:
-            raise WrongUse("network-setting", f"{name} of an MTMedFormer cannot be {value!r}.", f"Give {wanted}.")
-    return MTMedFormer(
-        {
-            "spatial_dims": spatial_dims,
-            "in_channels": in_channels,
-            "tasks": [task for task in TASKS if task in tasks],
-            "regions": regions,
-            "labels": labels,
-            "num_anchors": num_anchors,
-            "feature_size": feature_size,
-            "window": window,
-        }
-    )
+    own = {"feature_size": (feature_size >= 12 and feature_size % 12 == 0, "a multiple of 12")}
+    return MTMedFormer(checked_config("an MTMedFormer", config, TASKS, own))

@@ -33,6 +33,7 @@ class Family:
         tasks: what it can do.
         spatial_dims: 3 for brain studies, 2 for folders of images.
         builder: ``module:function`` that makes a network from the arguments in a bundle's ``network_def``.
+        stride: of the deepest level, whose norms need two voxels a side in training.
         sized: whether the builder takes ``spatial_dims``, ``in_channels``, ``regions``, ``labels`` and ``window``; one
             that does not is made for brain studies alone.
         brain: further arguments of the builder for brain studies.
@@ -48,6 +49,7 @@ class Family:
     tasks: tuple[str, ...]
     spatial_dims: tuple[int, ...]
     builder: str
+    stride: int = 32
     sized: bool = True
     brain: Mapping[str, Any] = field(default_factory=dict)
     feature_size: int = 24
@@ -180,6 +182,7 @@ FAMILIES: tuple[Family, ...] = (
         tasks=("segmentation", "grading"),
         spatial_dims=(2, 3),
         builder="MTMed3DCore.networks.resformer:build_resformer",
+        stride=16,
         brain={"norm": "group", "blocks": (2, 2, 2, 2)},
         feature_size=16,
         image_feature_size=64,

@@ -16,8 +16,7 @@ from monai.networks.layers.utils import get_norm_layer
 from torch import nn
 from torch.nn.functional import interpolate
 
-from MTMed3DCore.errors import WrongUse
-from MTMed3DCore.networks.interface import MultiTaskOutput, TaskNetwork, check_image
+from MTMed3DCore.networks.interface import ParallelTaskNetwork, checked_config
 from MTMed3DCore.networks.resformer_parts import (
     FeatureEnhancement,
     Norm,
@@ -132,47 +131,21 @@ class MultiScaleHead(nn.Module):
         return logits
 
 
-class ResFormer(TaskNetwork):
+class ResFormer(ParallelTaskNetwork):
     """The network of both variants; see `build_resformer` for the arguments, which `config` gives back."""
 
     family = "resformer"
-    grades_image = True
+    stride = STRIDE
 
     def __init__(self, config: dict[str, Any]) -> None:
-        super().__init__()
-        self._config = config
-        self.tasks = tuple(config["tasks"])
+        super().__init__(config)
         self.encoder = ResFormerEncoder(config)
         self.segmentation_decoder = ResFormerDecoder(config) if "segmentation" in self.tasks else None
         self.grading_head = MultiScaleHead(config) if "grading" in self.tasks else None
 
-    @property
-    def config(self) -> dict[str, Any]:
-        """The arguments of `MTMed3DCore.networks.build_network`."""
-        return {"family": self.family, **self._config}
-
-    def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Image with sides that are multiples of 16 to four levels."""
-        check_image(x, self._config["spatial_dims"], self._config["in_channels"], STRIDE)
-        levels: list[torch.Tensor] = self.encoder(x)
-        return levels
-
     def segment(self, x: torch.Tensor, features: Sequence[torch.Tensor]) -> torch.Tensor | None:
         """Logits (B, R, X, Y, Z)."""
         return None if self.segmentation_decoder is None else self.segmentation_decoder(features)
-
-    def classify(self, features: Sequence[torch.Tensor]) -> torch.Tensor | None:
-        """Logits (B, L) of an image whose levels are known."""
-        return None if self.grading_head is None else self.grading_head(features)
-
-    def grade(self, source: torch.Tensor | None) -> torch.Tensor | None:
-        """Logits (B, L) of an image."""
-        return None if source is None or self.grading_head is None else self.classify(self.encode(source))
-
-    def forward(self, x: torch.Tensor) -> MultiTaskOutput:
-        """Image (B, C, X, Y, Z) to both tasks' outputs, in one encoder pass."""
-        features = self.encode(x)
-        return MultiTaskOutput(self.segment(x, features), self.classify(features), None, features)
 
     def last_shared(self) -> list[torch.Tensor]:
         """The output layer of the last feed-forward part."""
@@ -182,7 +155,9 @@ class ResFormer(TaskNetwork):
     def costly_parts(self) -> list[nn.Module]:
         """The enhancement and the join of the finest skip; batch norms would count a batch twice."""
         decoder = self.segmentation_decoder
-        return [] if decoder is None or self._config["norm"] == "batch" else [decoder.enhance[0], decoder.join[0]]
+        if not isinstance(decoder, ResFormerDecoder) or self._config["norm"] == "batch":
+            return []
+        return [decoder.enhance[0], decoder.join[0]]
 
 
 def build_resformer(
@@ -222,38 +197,28 @@ def build_resformer(
     Raises:
         WrongUse: ``network-setting``, naming the setting and its value.
     """
-    checks = {
-        "spatial_dims": (spatial_dims, spatial_dims in (2, 3), "2 or 3"),
-        "in_channels": (in_channels, in_channels >= 1, "at least 1"),
-        "tasks": (list(tasks), bool(tasks) and set(tasks) <= set(TASKS), f"some of {', '.join(TASKS)}"),
-        "regions": (regions, regions >= 1, "at least 1"),
-        "labels": (labels, labels >= 1, "at least 1"),
-        "feature_size": (feature_size, feature_size >= 8 and feature_size % 8 == 0, "a multiple of 8"),
-        "blocks": (list(blocks), len(blocks) == 4 and min(blocks) >= 1, "four numbers from 1"),
-        "depths": (list(depths), len(depths) == 4 and min(depths) >= 2, "four numbers from 2"),
-        "window": (window, window >= 2, "at least 2"),
-        "rates": (list(rates), all(rate >= 1 for rate in rates), "numbers from 1"),
-        "variant": (variant, variant in VARIANTS, f"one of {', '.join(VARIANTS)}"),
-        "norm": (norm, norm in NORMS, f"one of {', '.join(NORMS)}"),
-        "drop_path": (drop_path, 0 <= drop_path < 1, "from 0 to below 1"),
+    config = {
+        "spatial_dims": spatial_dims,
+        "in_channels": in_channels,
+        "tasks": list(tasks),
+        "regions": regions,
+        "labels": labels,
+        "feature_size": feature_size,
+        "blocks": list(blocks),
+        "depths": list(depths),
+        "window": window,
+        "rates": list(rates),
+        "variant": variant,
+        "norm": norm,
+        "drop_path": drop_path,
     }
-    for name, (value, holds, wanted) in checks.items():
-        if not holds:
-            raise WrongUse("network-setting", f"{name} of a ResFormer cannot be {value!r}.", f"Give {wanted}.")
-    return ResFormer(
-        {
-            "spatial_dims": spatial_dims,
-            "in_channels": in_channels,
-            "tasks": [task for task in TASKS if task in tasks],
-            "regions": regions,
-            "labels": labels,
-            "feature_size": feature_size,
-            "blocks": list(blocks),
-            "depths": list(depths),
-            "window": window,
-            "rates": list(rates),
-            "variant": variant,
-            "norm": norm,
-            "drop_path": drop_path,
-        }
-    )
+    own = {
+        "feature_size": (feature_size >= 8 and feature_size % 8 == 0, "a multiple of 8"),
+        "blocks": (len(blocks) == 4 and min(blocks) >= 1, "four numbers from 1"),
+        "depths": (len(depths) == 4 and min(depths) >= 2, "four numbers from 2"),
+        "rates": (all(rate >= 1 for rate in rates), "numbers from 1"),
+        "variant": (variant in VARIANTS, f"one of {', '.join(VARIANTS)}"),
+        "norm": (norm in NORMS, f"one of {', '.join(NORMS)}"),
+        "drop_path": (0 <= drop_path < 1, "from 0 to below 1"),
+    }
+    return ResFormer(checked_config("a ResFormer", config, TASKS, own))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from MTMed3DCore.errors import InputRefused
 from MTMed3DCore.findings import Notice
 from MTMed3DCore.geometry import Grid, VoxelBox
 from MTMed3DCore.preparation.brain import find_stripped_brain
@@ -21,6 +22,8 @@ from MTMed3DCore.sequences import SEQUENCES
 from MTMed3DCore.volume import Volume, to_sitk
 
 if TYPE_CHECKING:
+    from SimpleITK import Image
+
     from MTMed3DCore.study import Study
 
 REFERENCE = "t1ce"
@@ -35,8 +38,8 @@ class PreparedStudy:
     """A study on the working grid.
 
     Args:
-        image: float32 (4, X, Y, Z) in the order of `MTMed3DCore.sequences.SEQUENCES`, normalised, zero outside the
-            brain.
+        image: float32 (4, X, Y, Z) in the order of `MTMed3DCore.sequences.SEQUENCES`, zero outside the brain, and
+            normalised unless nobody wanted that.
         brain: bool (X, Y, Z) on `grid`.
         grid: the working grid: isotropic, axes nearest to R, A, S, cropped to the brain.
         native: the T1ce grid as it came in.
@@ -58,11 +61,12 @@ def prepare(
     study: Study,
     *,
     spacing_mm: float,
-    normalisation: str = "zscore_brain",
+    normalisation: str | None = "zscore_brain",
     progress: Progress = silent,
     mask: npt.NDArray[np.bool_] | None = None,
     earlier: PreparationRecord | None = None,
     external: bool = True,
+    keep_failed: bool = False,
 ) -> PreparedStudy:
     """Bring a study to the working grid and normalise it, with one interpolation a sequence.
 
@@ -73,14 +77,17 @@ def prepare(
     Args:
         study: four sequences; those as scanned where the study knows them.
         spacing_mm: isotropic voxel distance of the working grid; coarser than the scan means averaging.
-        normalisation: one of `MTMed3DCore.preparation.NORMALISATIONS`.
+        normalisation: one of `MTMed3DCore.preparation.NORMALISATIONS`; None leaves the scanner's intensities.
         progress: told as stage ``prepare``.
         mask: a brain mask (X, Y, Z) of the user's on the T1ce grid, which goes before any other.
         earlier: an earlier preparation of the same study, whose transforms and mask are used again.
         external: whether HD-BET or SynthStrip may be run where they are installed.
+        keep_failed: leave a sequence whose registration failed where its header puts it, with a notice, so that the
+            preparation can be looked at and corrected; otherwise such a study is refused.
 
     Raises:
-        InputRefused: no brain is to be seen.
+        InputRefused: ``registration-failed``; ``preparation-missing``, `earlier` has no mask and none is given; or no
+            brain is to be seen.
         WrongUse: an unknown normalisation or a spacing that is not positive.
     """
     progress("prepare", 0.0, "Finding the brain")
@@ -89,7 +96,7 @@ def prepare(
     notices: list[Notice] = []
     if earlier is not None:
         registrations = tuple(earlier.registrations)
-        found = BrainMask(earlier.brain if mask is None else mask, earlier.brain_source if mask is None else "given")
+        found = _mask_again(earlier, mask)
     elif stripped is not None and stripped.agreement >= ENOUGH_AGREEMENT:
         registrations = tuple(Registration(name, np.eye(4), "header", "not-needed") for name in _others())
         found = BrainMask(stripped.mask, "stripped") if mask is None else BrainMask(mask, "given")
@@ -97,7 +104,15 @@ def prepare(
         # The consensus of sequences that lie apart is no brain; the T1ce's own is.
         alone = None if stripped is None else find_stripped_brain({REFERENCE: volumes[REFERENCE].array}, study.grid)
         given = mask if mask is not None else None if alone is None else alone.mask
-        registrations, found = _clinical(volumes, given, "stripped" if mask is None else "given", progress, external)
+        even, registrations = _registered(volumes, progress)
+        if not keep_failed:
+            _refuse_failed(registrations)
+        if given is not None:
+            found = BrainMask(given, "stripped" if mask is None else "given")
+        else:
+            progress("prepare", 0.65, "Outlining the brain")
+            matrices = {each.sequence: each.matrix for each in registrations}
+            found = find_mask(volumes[REFERENCE], even, matrices, external=external)
     notices.extend((*found.notices, *_doubts(registrations)))
     grid = working_grid(study.grid, VoxelBox.around(found.mask), spacing_mm)
     brain = resample_axes(found.mask, study.grid, grid, "edge") >= 0.5
@@ -113,8 +128,9 @@ def prepare(
             values = resample_rigid(volume, matrices[name], grid)
             notices.extend(_uncovered(name, volume, matrices[name], grid, brain))
         image[index] = np.where(brain, values, 0.0)
-    progress("prepare", 0.95, "Normalising intensities")
-    image = normalise(image, brain, normalisation)
+    if normalisation is not None:
+        progress("prepare", 0.95, "Normalising intensities")
+        image = normalise(image, brain, normalisation)
     progress("prepare", 1.0, "Prepared")
     return PreparedStudy(image, brain, grid, study.grid, found.source == "stripped", tuple(notices), record)
 
@@ -136,6 +152,16 @@ def to_native(prepared: PreparedStudy, array: npt.NDArray[Any]) -> npt.NDArray[n
     return result
 
 
+def _mask_again(earlier: PreparationRecord, mask: npt.NDArray[np.bool_] | None) -> BrainMask:
+    """The user's mask, or that of an earlier preparation."""
+    if mask is not None:
+        return BrainMask(mask, "given")
+    if earlier.brain is None:
+        text = "The earlier preparation holds figures but no brain mask."
+        raise InputRefused("preparation-missing", text, "Give a mask too, or the folder with brain_mask.nii.gz.")
+    return BrainMask(earlier.brain, earlier.brain_source)
+
+
 def _others() -> tuple[str, ...]:
     return tuple(name for name in SEQUENCES if name != REFERENCE)
 
@@ -152,14 +178,10 @@ def _as_scanned(study: Study) -> dict[str, Volume]:
     return volumes
 
 
-def _clinical(
-    volumes: Mapping[str, Volume],
-    mask: npt.NDArray[np.bool_] | None,
-    source: str,
-    progress: Progress,
-    external: bool,
-) -> tuple[tuple[Registration, ...], BrainMask]:
-    """Registrations to the T1ce, and the brain: the given one, whose source is `source`, or one found here."""
+def _registered(
+    volumes: Mapping[str, Volume], progress: Progress
+) -> tuple[dict[str, Image], tuple[Registration, ...]]:
+    """The sequences as scanned without the coils' shading, and where each lies against the T1ce."""
     from MTMed3DCore.preparation.head import bias_corrected, settled
     from MTMed3DCore.preparation.registration import FixedImage, register
 
@@ -173,26 +195,45 @@ def _clinical(
     for index, name in enumerate(_others()):
         progress("prepare", 0.2 + 0.15 * index, f"Registering {name} to {REFERENCE}")
         registrations.append(register(fixed, even[name], name))
-    progress("prepare", 0.65, "Outlining the brain")
-    if mask is not None:
-        return tuple(registrations), BrainMask(mask, source)
-    matrices = {each.sequence: each.matrix for each in registrations}
-    return tuple(registrations), find_mask(volumes[REFERENCE], even, matrices, external=external)
+    return even, tuple(registrations)
+
+
+def _refuse_failed(registrations: tuple[Registration, ...]) -> None:
+    """Refuse a study of which a sequence lies nobody knows where.
+
+    Raises:
+        InputRefused: ``registration-failed``.
+    """
+    failed = [each for each in registrations if each.verdict == "failed"]
+    if failed:
+        named = " and ".join(f"the {each.sequence}{_apart(each)}" for each in failed)
+        text = f"The registration to the T1ce failed for {named}, so nothing tells which voxels belong together."
+        remedy = (
+            "Check that the series are of one patient and one examination and show the whole head. If they are, run "
+            "`mtmed3d prepare`, correct the transform in 3D Slicer, and analyse with --preparation."
+        )
+        raise InputRefused("registration-failed", text, remedy)
+
+
+def _apart(each: Registration) -> str:
+    if each.disagreement_mm is None:
+        return " (no overlap was found)"
+    return f" (two runs end {each.disagreement_mm:.1f} mm apart)"
 
 
 def _doubts(registrations: tuple[Registration, ...]) -> list[Notice]:
     """What must be said about registrations that are not believed."""
     notices = []
     for each in registrations:
-        apart = "" if each.disagreement_mm is None else f" (two runs end {each.disagreement_mm:.1f} mm apart)"
         if each.verdict == "failed":
             text = (
-                f"The {each.sequence} could not be registered to the T1ce{apart}; it was left where its header puts "
-                "it. If the patient moved between the two, regions and grade are unreliable."
+                f"The {each.sequence} could not be registered to the T1ce{_apart(each)}; it was left where its header "
+                "puts it. If the patient moved between the two, regions and grade are unreliable."
             )
             notices.append(Notice("registration-failed", text))
         elif each.verdict == "doubtful":
-            text = f"The registration of the {each.sequence} to the T1ce is doubtful{apart}; compare the two by eye."
+            why = _apart(each) if each.disagreement_mm is not None else " (it is too small to be registered)"
+            text = f"The registration of the {each.sequence} to the T1ce is doubtful{why}; compare the two by eye."
             notices.append(Notice("registration-doubtful", text))
     return notices
 

@@ -23,6 +23,8 @@ from MTMed3DCore.geometry import FloatArray, Grid
 
 SCHEMA = "mtmed3d.preparation/1"
 RECORD, MASK = "preparation.json", "brain_mask.nii.gz"
+UNCHANGED = 1e-4
+"""Difference in any number of a transform's matrix from which its file counts as corrected."""
 BRAIN_SOURCES: Mapping[str, str] = {
     "given": "given by the user",
     "stripped": "the study came skull-stripped",
@@ -72,20 +74,24 @@ class PreparationRecord:
     Args:
         native: the T1ce grid as it came in.
         working: the grid that the network saw.
-        brain: bool (X, Y, Z) on `native`.
+        brain: bool (X, Y, Z) on `native`; None where only the figures were read back.
         brain_source: a key of `BRAIN_SOURCES`.
         registrations: one for each sequence but the T1ce.
+        recorded_ml: volume of the brain mask as it was recorded; by default that of `brain`.
     """
 
     native: Grid
     working: Grid
-    brain: npt.NDArray[np.bool_]
+    brain: npt.NDArray[np.bool_] | None
     brain_source: str
     registrations: tuple[Registration, ...]
+    recorded_ml: float | None = None
 
     @property
     def brain_ml(self) -> float:
-        """Volume of the brain mask."""
+        """Volume of the brain mask that was used."""
+        if self.recorded_ml is not None or self.brain is None:
+            return self.recorded_ml or 0.0
         return float(self.brain.sum()) * self.native.voxel_volume_ml
 
     def document(self) -> dict[str, Any]:
@@ -110,10 +116,37 @@ class PreparationRecord:
         }
 
 
+def document_record(
+    document: Mapping[str, Any], native: Grid, brain: npt.NDArray[np.bool_] | None
+) -> PreparationRecord:
+    """The way back from `PreparationRecord.document`.
+
+    Args:
+        document: of ``findings.json``, checked against its schema.
+        native: the T1ce grid.
+        brain: the mask that lies beside it, or None where there is none.
+    """
+    registrations = []
+    for entry in document["registrations"]:
+        values = dict(entry)
+        matrix = np.array(values.pop("t1ce_to_sequence_ras"), dtype=np.float64)
+        registrations.append(Registration(matrix=matrix, **values))
+    mask = document["brain_mask"]
+    working = _grid(document["working_grid"])
+    return PreparationRecord(native, working, brain, mask["source"], tuple(registrations), mask["volume_ml"])
+
+
 def write_preparation(record: PreparationRecord, folder: Path) -> None:
-    """Write transforms, mask and figures into a folder, which is made."""
+    """Write transforms, mask and figures into a folder, which is made.
+
+    Raises:
+        ValueError: the record holds no mask.
+    """
     import nibabel
     import SimpleITK as sitk
+
+    if record.brain is None:
+        raise ValueError("a preparation without its brain mask cannot be used again, so it is not written")
 
     folder.mkdir(parents=True, exist_ok=True)
     for each in record.registrations:
@@ -128,7 +161,8 @@ def write_preparation(record: PreparationRecord, folder: Path) -> None:
 def read_preparation(folder: str | Path, native: Grid) -> PreparationRecord:
     """Read what `write_preparation` wrote, the mask with any edits that were made to it.
 
-    Transforms come from the ``.tfm`` files, so that a corrected one counts.
+    Transforms come from the ``.tfm`` files, so that a corrected one counts; it then has the method ``"given"`` and none
+    of the figures of the one that it replaces.
 
     Args:
         folder: a preparation folder, or the output folder of an analysis that holds one.
@@ -149,10 +183,8 @@ def read_preparation(folder: str | Path, native: Grid) -> PreparationRecord:
         source = str(document["brain_mask"]["source"])
         registrations = []
         for entry in document["registrations"]:
-            values = dict(entry)
-            del values["t1ce_to_sequence_ras"]
             transform = sitk.ReadTransform(str(place / f"{entry['sequence']}_to_t1ce.tfm"))
-            registrations.append(Registration(matrix=ras_matrix(transform), **values))
+            registrations.append(_as_it_is_now(entry, ras_matrix(transform)))
     except OSError as error:
         text = f"{folder} holds no preparation: {error}."
         raise InputRefused("preparation-missing", text, "Name the output folder of an earlier analysis.") from error
@@ -183,6 +215,15 @@ def read_mask(path: str | Path, native: Grid) -> npt.NDArray[np.bool_]:
         text = f"The brain mask {path} marks no voxel of the T1ce."
         raise InputRefused("mask-empty", text, "Give a mask that was made on the T1ce of this study.")
     return mask
+
+
+def _as_it_is_now(entry: Mapping[str, Any], matrix: FloatArray) -> Registration:
+    """A recorded registration with the matrix of its file, which somebody may have corrected."""
+    values = dict(entry)
+    recorded = np.array(values.pop("t1ce_to_sequence_ras"), dtype=np.float64)
+    if np.allclose(matrix, recorded, atol=UNCHANGED):
+        return Registration(matrix=matrix, **values)
+    return Registration(str(entry["sequence"]), matrix, "given", "not-needed")
 
 
 def itk_transform(matrix: FloatArray) -> Any:

@@ -62,13 +62,15 @@ def register(fixed: FixedImage, moving: sitk.Image, sequence: str) -> Registrati
         sequence: its name.
 
     Returns:
-        The better of what was found and of the scanner's word, with its verdict. A failed registration returns the
-        scanner's word.
+        The better of what was found and of the scanner's word, with its verdict: ``"failed"`` where two runs contradict
+        each other, end where no patient moves, or find no overlap; ``"doubtful"`` where they differ more than is
+        believed, where the scanner's word fits better than a distant place that both found, or where the image is too
+        small to try. A failed registration returns the scanner's word.
     """
     levels = {mm: isotropic(moving, mm) for mm in (COARSE_MM, MIDDLE_MM, FINE_MM)}
     header = _euler(fixed.middle, np.zeros(6))
     if min(levels[FINE_MM].GetSize()) * FINE_MM < SMALLEST_MM:
-        return Registration(sequence, np.eye(4), "header", "failed")
+        return Registration(sequence, np.eye(4), "header", "doubtful")
     try:
         found = _refined(fixed, levels, _search(fixed, levels[COARSE_MM]), seed=1)
         displaced = _euler(fixed.middle, np.asarray(_REPEAT_START))
@@ -77,22 +79,22 @@ def register(fixed: FixedImage, moving: sitk.Image, sequence: str) -> Registrati
         start.SetTranslation(np.add(found.GetTranslation(), displaced.GetTranslation()).tolist())
         start = _optimised(fixed, levels[COARSE_MM], start, COARSE_MM, seed=2)
         repeat = _refined(fixed, levels, start, seed=2)
+        apart = _distance(found, repeat, fixed.points)
         information = _information(fixed, levels[MIDDLE_MM], found)
         at_header = _information(fixed, levels[MIDDLE_MM], header)
         if (other := _information(fixed, levels[MIDDLE_MM], repeat)) > 1.02 * information:
             found, information = repeat, other
     except RuntimeError:  # ITK: the samples do not overlap
         return Registration(sequence, np.eye(4), "header", "failed")
-    apart = float(np.linalg.norm(_moved(found, fixed.points) - _moved(repeat, fixed.points), axis=1).mean())
-    if found is repeat:
-        apart = max(apart, DOUBTED_MM)
-    rotation, translation = _motion(found, fixed.middle)
-    verdict = "good" if apart <= BELIEVED_MM else "doubtful" if apart < DOUBTED_MM else "failed"
-    if rotation > LARGEST_ROTATION_DEG or translation > LARGEST_TRANSLATION_MM or information < at_header:
-        verdict = "failed"
     figures = {"disagreement_mm": apart, "mutual_information": information, "mutual_information_header": at_header}
-    if verdict == "failed":
-        return Registration(sequence, np.eye(4), "header", verdict, **figures)
+    rotation, translation = _motion(found, fixed.middle)
+    if rotation > LARGEST_ROTATION_DEG or translation > LARGEST_TRANSLATION_MM or apart >= DOUBTED_MM:
+        return Registration(sequence, np.eye(4), "header", "failed", **figures)
+    if information < at_header:
+        # Images that share a grid fit best just where they are, where nothing has to be interpolated.
+        near = max(apart, _distance(found, header, fixed.points))
+        return Registration(sequence, np.eye(4), "header", "good" if near <= BELIEVED_MM else "doubtful", **figures)
+    verdict = "good" if apart <= BELIEVED_MM else "doubtful"
     return Registration(sequence, ras_matrix(found), "mutual-information", verdict, **figures,
                         rotation_deg=rotation, translation_mm=translation)  # fmt: skip
 
@@ -179,6 +181,11 @@ def _euler(centre: npt.NDArray[Any], pose: npt.NDArray[Any]) -> sitk.Euler3DTran
 
 def _moved(transform: sitk.Transform, points: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.array([transform.TransformPoint(point) for point in points.tolist()])
+
+
+def _distance(one: sitk.Transform, other: sitk.Transform, points: npt.NDArray[Any]) -> float:
+    """Mean distance in mm at which two poses put the same points."""
+    return float(np.linalg.norm(_moved(one, points) - _moved(other, points), axis=1).mean())
 
 
 def _motion(transform: sitk.Transform, middle: npt.NDArray[Any]) -> tuple[float, float]:

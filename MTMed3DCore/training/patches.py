@@ -17,6 +17,8 @@ from MTMed3DCore.training.losses import Target
 
 SEEN_SHARE = 0.5
 """Share of a lesion's box that a patch must hold for the box to count there, and of the tumour for its grade."""
+BRAIN_SHARE = 0.9
+"""Share of the brain that a patch must hold for the grade of a study whose tumour nobody has outlined."""
 TUMOUR_PATCHES = 2 / 3
 """Share of the patches of a study with tumour that are centred near it."""
 
@@ -74,7 +76,7 @@ def cut_patch(example: Example, size: int, rng: np.random.Generator, *, varied: 
     boxes = None if example.boxes is None else _visible_boxes(example.boxes, start, size)
     if boxes is not None and flipped:
         boxes[:, [0, 3]] = size - boxes[:, [3, 0]]
-    grade = example.grade if _shows_the_tumour(example, regions, boxes) else None
+    grade = example.grade if _shows_the_tumour(example, image, regions, boxes) else None
     target = Target(
         None if regions is None else regions[None],
         None if boxes is None else torch.from_numpy(boxes).float(),
@@ -90,11 +92,16 @@ def _cube(channels: torch.Tensor, size: int, flipped: bool) -> torch.Tensor:
     return padded.flip(1) if flipped else padded
 
 
-def _shows_the_tumour(example: Example, regions: torch.Tensor | None, boxes: np.ndarray | None) -> bool:
+def _shows_the_tumour(
+    example: Example, image: torch.Tensor, regions: torch.Tensor | None, boxes: np.ndarray | None
+) -> bool:
     """Whether a patch shows enough of the tumour to be graded."""
     if regions is not None and example.labels is not None:
         return float(regions[1].sum()) >= SEEN_SHARE * float((example.labels > 0).sum())
-    return boxes is not None and len(boxes) > 0
+    if boxes is not None:
+        return len(boxes) > 0
+    seen, brain = (int((each != 0).any(0).sum()) for each in (image, example.image))
+    return seen >= BRAIN_SHARE * brain
 
 
 def _visible_boxes(lesions: list[VoxelBox], start: np.ndarray, size: int) -> np.ndarray:

@@ -11,9 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import MTMed3DCore
 from MTMed3DCore.allocator import keep_freed_memory
-from MTMed3DCore.bundles import Bundle, read_bundle, save_bundle
+from MTMed3DCore.bundles import Bundle, read_bundle
 from MTMed3DCore.datalist import Case, DataList
 from MTMed3DCore.errors import InputRefused
 from MTMed3DCore.inference import InferenceSettings
@@ -26,6 +25,7 @@ from MTMed3DCore.training.curves import draw_curves
 from MTMed3DCore.training.distributed import Team, join_team
 from MTMed3DCore.training.examples import ExampleCache
 from MTMed3DCore.training.feeding import CasePatches, check_share, loader_from
+from MTMed3DCore.training.finished import of_list, write_bundle
 from MTMed3DCore.training.run_folder import BOARD, BUNDLE, CHECKPOINT, CURVES, HISTORY, VALIDATION
 from MTMed3DCore.training.settings import CaseSettings
 from MTMed3DCore.training.trainer import Trainer
@@ -210,19 +210,14 @@ def _write_bundle(
 ) -> None:
     settings = trainer.settings
     graded = sum(case.grade is not None for case in cases)
-    card = (
-        f"# {folder.name}\n\n**For research use only.** Trained with MTMed3D {MTMed3DCore.__version__} on {len(cases)} "
-        f"studies of a data list (SHA-256 {listed.sha256[:12] or 'unknown'}), {graded} of them graded; tasks: "
-        f"{', '.join(settings.tasks)}; {trainer.steps} steps of {settings.batch} patches of {settings.patch} voxels at "
-        f"{settings.spacing_mm:g} mm.\n"
-    )
-    save_bundle(
-        folder / BUNDLE,
-        trainer.averaged_network.cpu().eval(),
+    write_bundle(
+        folder,
+        trainer.averaged_network,
+        settings,
         inference,
-        name=folder.name,
-        version="1.0.0",
+        learned=f"{of_list(listed, cases, 'studies')}, {graded} of them graded",
+        more=f"; {trainer.steps} steps of {settings.batch} patches of {settings.patch} voxels at "
+        f"{settings.spacing_mm:g} mm.",
         trained_on=f"{len(cases)} labelled studies of a local data list",
-        card=card,
-        overwrite=True,
+        trained_patients=[case.patient for case in cases],
     )

@@ -34,7 +34,8 @@ class TrainSettings:
         feature_size: of the network.
         spacing_mm: working spacing.
         patch: side of most training patches in voxels, a multiple of 32 and at least two strides of the family.
-        wide_patch: side of the others, that of the windows in use: norms over a window depend on how much it holds.
+        wide_patch: side of the others, that of the windows in use, at least 64: norms over a window depend on how much
+            it holds.
         wide_share: share of the wide ones.
         batch: patches whose gradients are averaged for a step, over all processes.
         learning_rate: highest rate of AdamW, after `warm_up` steps; a cosine takes it to zero.
@@ -78,7 +79,7 @@ class TrainSettings:
             "tasks": bool(self.tasks) and set(self.tasks) <= set(family.tasks),
             "spacing_mm": self.spacing_mm > 0,
             "patch": self.patch >= 2 * family.stride and self.patch % GRANULE == 0,
-            "wide_patch": self.wide_patch >= self.patch and self.wide_patch % GRANULE == 0,
+            "wide_patch": self.wide_patch >= max(self.patch, 2 * GRANULE) and self.wide_patch % GRANULE == 0,
             "wide_share": 0 <= self.wide_share <= 1,
             "batch": self.batch >= 1,
             "learning_rate": self.learning_rate > 0,
@@ -134,17 +135,15 @@ class StarterSettings(TrainSettings):
 
 
 @dataclass(frozen=True)
-class CaseSettings(TrainSettings):
-    """How a network is trained on a data list.
+class ListSettings(TrainSettings):
+    """What training on a list of studies or of images shares.
 
     Args:
         steps: optimiser steps of the whole run.
         fold: left out of training and used for validation; None trains on every case.
         validate_every: steps between two validations; 0 for none before the end.
         save_every: steps between two checkpoints.
-        workers: processes that cut patches; 0 cuts them in the training process.
-        augmentation: probability of each kind of `AUGMENTATION`; one that is not named is not done.
-        encoder_weights: file of self-supervised Swin UNETR weights to start the encoder from; none where empty.
+        workers: processes that read and cut; 0 does it in the training process.
     """
 
     steps: int = 20_000
@@ -152,14 +151,28 @@ class CaseSettings(TrainSettings):
     validate_every: int = 1000
     save_every: int = 200
     workers: int = 2
-    augmentation: dict[str, float] = field(default_factory=lambda: dict(AUGMENTATION))
-    encoder_weights: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("steps", "save_every"):
             if getattr(self, name) < 1:
                 raise WrongUse("training-setting", f"The training setting {name} must be at least 1.")
+
+
+@dataclass(frozen=True)
+class CaseSettings(ListSettings):
+    """How a network is trained on a data list.
+
+    Args:
+        augmentation: probability of each kind of `AUGMENTATION`; one that is not named is not done.
+        encoder_weights: file of self-supervised Swin UNETR weights to start the encoder from; none where empty.
+    """
+
+    augmentation: dict[str, float] = field(default_factory=lambda: dict(AUGMENTATION))
+    encoder_weights: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         unknown = sorted(set(self.augmentation) - set(AUGMENTATION))
         if unknown or not all(0 <= chance <= 1 for chance in self.augmentation.values()):
             text = f"The training setting augmentation cannot be {self.augmentation!r}."

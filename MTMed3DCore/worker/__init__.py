@@ -3,10 +3,11 @@
 Requests on standard input, events on standard output, everything else on standard error::
 
     -> {"id": "7", "command": "analyze", "inputs": {"t1": "...", "t1ce": "...", "t2": "...", "flair": "..."},
-        "output": "...", "model": "starter", "device": "auto", "precision": "auto", "study": "name", "overwrite": true}
+        "output": "...", "model": "starter", "device": "auto", "precision": "auto", "study": "name", "overwrite": true,
+        "mask": "...", "preparation": "...", "prior": "..."}
     <- {"id": "7", "event": "progress", "stage": "prepare", "fraction": 0.25, "text": "..."}
     <- {"id": "7", "event": "result", "findings": ".../findings.json", "device": "cpu", "warnings": ["..."],
-        "score_threshold": 0.1}
+        "score_threshold": 0.1, "preparation": {"brain_mask": {...}, "registrations": [...], "working_grid": {...}}}
     <- {"id": "7", "event": "error", "code": "no-overlap", "text": "...", "remedy": "..."}
 
 =========== ============================================================ =============================================
@@ -20,6 +21,12 @@ command     fields besides ``id``                                        answer
 ``ping``                                                                 ``result`` with ``busy``: id or null
 ``shutdown``                                                             ``result``, then the process ends
 =========== ============================================================ =============================================
+
+``mask`` is the file of a brain mask in the space of the T1ce, in place of one found here; ``preparation`` the folder of
+an earlier preparation or result of the same study, whose transforms and mask are used again; ``prior`` the folder of an
+earlier result of the same patient, to be compared with. In the answer, ``preparation`` is what ``preparation.json``
+says: where the brain mask came from, and the verdict and figures of each sequence's registration; the mask itself lies
+beside ``findings.json`` in ``preparation/brain_mask.nii.gz``. ``warnings`` are those of the findings, every stage's.
 
 The first line is ``{"event": "ready", ...}``; torch is imported later, by the first request that needs it. Every
 request gets exactly one ``result`` or ``error``. One analysis or load runs at a time, and another one asked for

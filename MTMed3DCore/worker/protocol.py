@@ -14,7 +14,7 @@ from MTMed3DCore.errors import MTMed3DError, WrongUse
 
 LONGEST_LINE = 1_000_000
 """Characters; no request comes near it."""
-TEXT_FIELDS = ("output", "model", "device", "precision", "study", "target")
+TEXT_FIELDS = ("output", "model", "device", "precision", "study", "mask", "preparation", "prior", "target")
 REQUIRED = {"analyze": ("inputs", "output"), "cancel": ("target",)}
 COMMANDS = ("analyze", "load", "models", "devices", "cancel", "ping", "shutdown")
 SEQUENCES = ("t1", "t1ce", "t2", "flair")

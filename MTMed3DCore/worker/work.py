@@ -58,7 +58,8 @@ class Work:
         """Read, analyse and write one study; nothing is written where it is stopped.
 
         Raises:
-            MTMed3DError: as `Study.read`, `inference.analyze` and `write_findings` do.
+            MTMed3DError: as `Study.read`, `read_mask`, `read_preparation`, `read_findings`, `inference.analyze` and
+                `write_findings` do.
         """
 
         def tell(stage: str, fraction: float, text: str) -> None:
@@ -72,22 +73,30 @@ class Work:
 
         tell("read", 0.0, "Loading the libraries")
         import_safely(*_HEAVY)
+        from MTMed3DCore.exports import read_findings
         from MTMed3DCore.inference import analyze, choose_device
+        from MTMed3DCore.preparation.record import read_mask, read_preparation
         from MTMed3DCore.study import Study
 
         stop.check()
         began = perf_counter()
+        prior = read_findings(fields["prior"]) if "prior" in fields else None
         files = {name: Path(path) for name, path in fields["inputs"].items()}
         study = Study.read(t1=files["t1"], t1ce=files["t1ce"], t2=files["t2"], flair=files["flair"], progress=tell)
         if "study" in fields:
             study = replace(study, id=fields["study"])
+        given: dict[str, Any] = {
+            "mask": read_mask(fields["mask"], study.grid) if "mask" in fields else None,
+            "preparation": read_preparation(fields["preparation"], study.grid) if "preparation" in fields else None,
+            "prior": prior,
+        }
         read_s = perf_counter() - began
         try:
             bundle, network = self._model(fields, tell)
             # The device by its name: where its memory ends, the asker is told, and decides whether the CPU goes on.
             device, precision = str(choose_device(fields.get("device", "auto"))), fields.get("precision", "auto")
             with stop.between_layers():
-                findings = analyze(study, bundle, device, precision, tell, network=network, read_s=read_s)
+                findings = analyze(study, bundle, device, precision, tell, network=network, read_s=read_s, **given)
         finally:
             _free_device_memory()
         stop.check()
@@ -97,6 +106,7 @@ class Work:
             "device": findings.software["device"],
             "warnings": [warning.text for warning in findings.warnings],
             "score_threshold": bundle.settings.score_threshold,
+            "preparation": None if findings.preparation is None else findings.preparation.document(),
         }
 
     def models(self) -> Answer:

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from MTMed3DLib.attributes import MASK
 from MTMed3DLib.background import Report, Stopped, Task
 from MTMed3DLib.naming import study_name
 
@@ -95,7 +96,8 @@ class Analysis:
     Args:
         scene: where the volumes are and the result goes.
         worker: the process that computes; started and ended through here only.
-        take_inputs: copies the four volumes out of the scene, to be written on another thread; `inputs.take_inputs`.
+        take_inputs: copies the four volumes and the brain mask, which may be None, out of the scene, to be written on
+            another thread; `inputs.take_inputs`.
         study_scene: makes the result's nodes; the class `scene.StudyScene`.
         clock: seconds, for the patience with a cancelled worker.
 
@@ -147,13 +149,14 @@ class Analysis:
         """Seconds since the run was started."""
         return self._clock() - self._started_at
 
-    def start(self, nodes: Mapping[str, Any], model: str = "starter", device: str = "auto") -> None:
+    def start(self, nodes: Mapping[str, Any], model: str = "starter", device: str = "auto", mask: Any = None) -> None:
         """Begin to analyse; a refusal ends up in `failure`, as every later one does.
 
         Args:
             nodes: the volume nodes, keys t1, t1ce, t2, flair.
             model: a bundle's name or folder.
             device: as the worker names it.
+            mask: node of the user's brain mask, or None.
 
         Raises:
             RuntimeError: a run is under way.
@@ -164,7 +167,7 @@ class Analysis:
         self._started_at = self._clock()
         self.fraction, self.text = 0.0, "Handing over the volumes"
         try:
-            copies = self._take_inputs(nodes)
+            copies = self._take_inputs(nodes, mask)
             folder = Path(tempfile.mkdtemp(prefix="mtmed3d-"))
         except (ValueError, OSError, MemoryError) as error:
             self._fail(Failure("inputs", f"The volumes cannot be handed over: {error}"))
@@ -245,15 +248,17 @@ class Analysis:
     def _ask_for(self, device: str) -> None:
         run = self._run
         assert run is not None
+        mask = run.inputs.get(MASK)
         try:
             request_id = self.worker.request(
                 "analyze",
-                inputs={name: str(path) for name, path in run.inputs.items()},
+                inputs={name: str(path) for name, path in run.inputs.items() if name != MASK},
                 output=str(run.folder / "result"),
                 model=run.model,
                 device=device,
                 study=run.study_id,
                 overwrite=True,
+                **({} if mask is None else {"mask": str(mask)}),
             )
         except OSError as error:
             text = f"The analysis process cannot be started: {error}."

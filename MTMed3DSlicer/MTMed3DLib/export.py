@@ -31,6 +31,7 @@ from MTMed3DLib.attributes import (
     WHEN,
 )
 from MTMed3DLib.background import Report
+from MTMed3DLib.brain import voxels_of_mask
 from MTMed3DLib.inputs import NAMES, SEQUENCES
 from MTMed3DLib.nodes import box_of, ijk_to_ras, mark_decided, matrix_of, remove_node, tag, to_frame_of, voxels_of
 from MTMed3DLib.review import Review
@@ -69,14 +70,32 @@ def write_case(
     report: Report = lambda *_: None,
     *,
     overwrite: bool = False,
+    series: Mapping[str, Sequence[Path]] | None = None,
+    observer: str = "",
 ) -> Path:
-    """Write what `reviewed_case` copied; touches no node. See `export_review`."""
+    """Write what `reviewed_case` copied; touches no node. See `export_review`.
+
+    Args:
+        case: the copies.
+        folder, formats, overwrite: as in `export_review`.
+        report: told of every step.
+        series: DICOM files of each sequence, which DICOM objects refer to; see `dicom_series.files_of`.
+        observer: DICOM name of the reader, or empty.
+    """
     from MTMed3DCore.exports.review import write_review
     from MTMed3DCore.volume import Volume
 
     report("write", 0.0, "Copying the volumes")
     images = {n: Volume(np.asarray(v.array, dtype=np.float32), v.grid) for n, v in case.images.items()}
-    return write_review(replace(case, images=images), folder, formats, overwrite=overwrite, progress=report)
+    return write_review(
+        replace(case, images=images),
+        folder,
+        formats,
+        overwrite=overwrite,
+        progress=report,
+        series=series,
+        observer=observer,
+    )
 
 
 def reviewed_case(review: Review) -> ReviewedCase:
@@ -127,6 +146,7 @@ def reviewed_case(review: Review) -> ReviewedCase:
         comment=review.comment,
         model=ModelIdentity("none", "0", "", "") if findings is None else findings.model,
         findings=document,
+        brain=None if study.brain is None else voxels_of_mask(study.brain, volumes["t1ce"]),
     )
 
 

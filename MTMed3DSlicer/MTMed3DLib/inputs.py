@@ -1,4 +1,4 @@
-"""The four volumes of a study: guessed from their names, checked, copied, and written where the worker reads them."""
+"""The four volumes of a study: checked, copied, and written where the worker reads them, with a brain mask."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import slicer
 
+from MTMed3DLib.attributes import MASK
 from MTMed3DLib.background import Report
+from MTMed3DLib.brain import mask_of
 from MTMed3DLib.nodes import Array, grid_of, has_linear_transform, ijk_to_ras, to_frame_of, voxels_of
 
 SEQUENCES = ("t1", "t1ce", "t2", "flair")
@@ -21,24 +23,6 @@ SMALLEST_OVERLAP = 0.5
 LARGEST_SHEAR = 1e-3
 
 Nodes = Mapping[str, Any]
-
-
-def suggest(scene: Any) -> dict[str, Any]:
-    """The volume of each sequence by its name, or None; the first volume of a name counts.
-
-    In Slicer a volume from DICOM is named after its series description.
-    """
-    from MTMed3DCore.sequences import identify
-
-    found: dict[str, Any] = dict.fromkeys(SEQUENCES)
-    for index in range(scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")):
-        node = scene.GetNthNodeByClass(index, "vtkMRMLScalarVolumeNode")
-        if node.GetHideFromEditors() or not _is_scalar(node):
-            continue
-        sequence = identify(node.GetName()).sequence
-        if sequence is not None and found[sequence] is None:
-            found[sequence] = node
-    return found
 
 
 def reasons(nodes: Nodes) -> list[str]:
@@ -78,13 +62,14 @@ class Inputs:
     """Copies of the four volumes, which another thread may write while the scene goes on.
 
     Args:
-        volumes: voxels (X, Y, Z) and voxel-to-RAS matrix (4, 4) in the frame of T1ce, of each sequence.
+        volumes: voxels (X, Y, Z) and voxel-to-RAS matrix (4, 4) in the frame of T1ce, of each sequence; under `MASK`
+            a brain mask, where the user gives one.
     """
 
     volumes: Mapping[str, tuple[Array, Array]]
 
     def write(self, folder: Path, report: Report = lambda *_: None) -> dict[str, Path]:
-        """Write them as NRRD files; returns the file of each sequence.
+        """Write them as NRRD files; returns the file of each sequence, and of the mask.
 
         Raises:
             OSError, RuntimeError: a file cannot be written.
@@ -93,39 +78,44 @@ class Inputs:
 
         files = {}
         for index, (name, (voxels, affine)) in enumerate(self.volumes.items()):
-            report("read", index / len(self.volumes), f"Handing over {NAMES[name]}")
+            report("read", index / len(self.volumes), f"Handing over {NAMES.get(name, name)}")
             lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
             spacing = np.linalg.norm(lps[:3, :3], axis=0)
             image = sitk.GetImageFromArray(np.ascontiguousarray(voxels.T))
             image.SetSpacing(spacing.tolist())
             image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
             image.SetOrigin(lps[:3, 3].tolist())
-            files[name] = folder / f"{name}.nrrd"
+            files[name] = folder / f"{name.replace(' ', '_')}.nrrd"
             sitk.WriteImage(image, str(files[name]))
         return files
 
 
-def take_inputs(nodes: Nodes) -> Inputs:
+def take_inputs(nodes: Nodes, mask: Any = None) -> Inputs:
     """Copy the four volumes out of the scene, in the frame of T1ce, below T1ce's own parent transform.
 
     What stands between another sequence and T1ce goes into that sequence's geometry; what stands above T1ce stays
-    outside, and the result nodes get it from the same transform node. No voxel is interpolated.
+    outside, and the result nodes get it from the same transform node. No voxel of a sequence is interpolated.
+
+    Args:
+        nodes: the volume of each sequence.
+        mask: label map or segmentation node of the brain, or None.
 
     Raises:
-        ValueError: `reasons` is not empty; the text holds the reasons.
+        ValueError: `reasons` is not empty, or the mask cannot be used; the text says why.
     """
     problems = reasons(nodes)
     if problems:
         raise ValueError(" ".join(problems))
-    return Inputs(
-        {
-            name: (np.array(voxels_of(node.GetImageData())), to_frame_of(node, nodes["t1ce"]) @ ijk_to_ras(node))
-            for name, node in ((name, nodes[name]) for name in SEQUENCES)
-        }
-    )
+    t1ce = nodes["t1ce"]
+    volumes = {
+        name: (np.array(voxels_of(node.GetImageData())), to_frame_of(node, t1ce) @ ijk_to_ras(node))
+        for name, node in ((name, nodes[name]) for name in SEQUENCES)
+    }
+    return Inputs(volumes if mask is None else {**volumes, MASK: mask_of(mask, t1ce)})
 
 
-def _is_scalar(node: Any) -> bool:
+def is_scalar(node: Any) -> bool:
+    """Whether a volume node holds one intensity a voxel, and neither labels nor tensors."""
     return node.IsA("vtkMRMLScalarVolumeNode") and not (
         node.IsA("vtkMRMLLabelMapVolumeNode") or node.IsA("vtkMRMLTensorVolumeNode")
     )
@@ -133,7 +123,7 @@ def _is_scalar(node: Any) -> bool:
 
 def _problem_of(node: Any) -> str | None:
     """What is wrong with one volume, as the end of a sentence."""
-    if not _is_scalar(node):
+    if not is_scalar(node):
         return "is not a scalar volume"
     image = node.GetImageData()
     if image is None or image.GetNumberOfPoints() == 0:
@@ -159,4 +149,4 @@ def same_volume(first: Any, second: Any) -> bool:
 
 def is_volume(node: Any) -> bool:
     """Whether a node is a volume that a sequence could be."""
-    return node is not None and isinstance(node, slicer.vtkMRMLScalarVolumeNode) and _is_scalar(node)
+    return node is not None and isinstance(node, slicer.vtkMRMLScalarVolumeNode) and is_scalar(node)

@@ -18,6 +18,8 @@ TORCH = ">=2.8"
 """Versions of torch that the network runs with."""
 NEEDED = ("torch", "monai", "einops", "scipy", "SimpleITK", "nibabel", "safetensors", "jsonschema", "matplotlib")
 """Top-level modules without which the worker does not start."""
+NEEDED_FOR_DICOM = ("pydicom", "highdicom")
+"""Top-level modules with which this process writes DICOM objects."""
 
 
 class PackagesMissing(RuntimeError):
@@ -73,6 +75,30 @@ def ensure(requirements: str | Path) -> None:
         return
     if importlib.util.find_spec("torch") is None:
         _ensure_torch()
+    _install(requirements)
+    left = missing()
+    if left:
+        raise PackagesMissing(f"These Python packages are missing: {', '.join(left)}. Click Analyze to install them.")
+
+
+def ensure_dicom(requirements: str | Path) -> None:
+    """Install what writing DICOM needs, after asking; into this process' Python, whichever runs the worker.
+
+    Args:
+        requirements: the module's requirements-dicom.txt.
+
+    Raises:
+        PackagesMissing: the user or pip refused.
+    """
+    if all(importlib.util.find_spec(name) is not None for name in NEEDED_FOR_DICOM):
+        return
+    _install(requirements)
+    left = [name for name in NEEDED_FOR_DICOM if importlib.util.find_spec(name) is None]
+    if left:
+        raise PackagesMissing(f"These Python packages are missing: {', '.join(left)}. Click Export to install them.")
+
+
+def _install(requirements: str | Path) -> None:
     from slicer import packaging
 
     try:
@@ -80,9 +106,6 @@ def ensure(requirements: str | Path) -> None:
     except Exception as error:  # pip's failures and a declined dialog arrive as exceptions of several kinds
         raise PackagesMissing(f"The Python packages were not installed: {error}.") from error
     importlib.invalidate_caches()
-    left = missing()
-    if left:
-        raise PackagesMissing(f"These Python packages are missing: {', '.join(left)}. Click Analyze to install them.")
 
 
 def _ensure_torch() -> None:

@@ -17,6 +17,7 @@ from MTMed3DLib.inputs import take_inputs
 from MTMed3DLib.packages import PackagesMissing
 from MTMed3DLib.panel_export import ExportSection
 from MTMed3DLib.panel_findings import FindingsSection
+from MTMed3DLib.panel_prepare import PrepareSection
 from MTMed3DLib.panel_review import ReviewSection
 from MTMed3DLib.panel_run import RunSection
 from MTMed3DLib.panel_study import StudySection
@@ -43,6 +44,7 @@ class Panel(VTKObservationMixin):
         packages_missing: names Python packages that are not there.
         ensure_packages: installs them; raises `PackagesMissing`.
         make_sample: starts to make a sample study; see `sample_data.SampleStudy`.
+        ensure_dicom: installs what writing DICOM needs; raises `PackagesMissing`.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Panel(VTKObservationMixin):
         packages_missing: Callable[[], list[str]],
         ensure_packages: Callable[[], None],
         make_sample: Callable[[], Any],
+        ensure_dicom: Callable[[], None] = lambda: None,
     ) -> None:
         VTKObservationMixin.__init__(self)
         self.ui, self.scene, self.worker = ui, scene, worker
@@ -72,9 +75,10 @@ class Panel(VTKObservationMixin):
         self.findings = FindingsSection(ui, scene)
         self.review = ReviewSection(ui, scene, self.findings, self.say)
         self.study = StudySection(ui, scene, self._on_study)
+        self.prepare = PrepareSection(ui, scene, self.refresh)
         self.run = RunSection(ui, self.press, lambda: worker.log)
         self.export = ExportSection(
-            ui, scene, lambda: self.review.review, self.show, self._on_change, self._packages_ready
+            ui, scene, lambda: self.review.review, self.show, self._on_change, self._packages_ready, ensure_dicom
         )
         ui.sampleButton.connect("clicked()", self.load_sample)
         for event, callback in (
@@ -138,11 +142,11 @@ class Panel(VTKObservationMixin):
     def analyze(self) -> None:
         """Start to analyse the chosen study."""
         self._message = ""
-        if self.study.reasons() or not self._packages_ready():
+        if self._reasons() or not self._packages_ready():
             self.refresh()
             return
         with slicer.util.WaitCursor():  # copies the volumes; they are written on another thread
-            self.analysis.start(self.study.nodes, self.study.model, self.study.device)
+            self.analysis.start(self.study.nodes, self.study.model, self.study.device, self.prepare.mask)
         self._timer.start()
         self.refresh()
 
@@ -209,6 +213,7 @@ class Panel(VTKObservationMixin):
             return
         analysis, making = self.analysis, self._sample is not None
         self.study.enable(not (analysis.busy or making))
+        self.prepare.enable(not (analysis.busy or making))
         if making:
             self.run.show_running("Making a sample study", None)
         elif analysis.state is State.CANCELLING:
@@ -216,8 +221,12 @@ class Panel(VTKObservationMixin):
         elif analysis.busy:
             self.run.show_running(" ".join([*analysis.notices, analysis.text]), analysis.fraction, analysis.elapsed_s)
         else:
-            self.run.show_ready(self.study.reasons(), self._last_words())
+            self.run.show_ready(self._reasons(), self._last_words())
         self.export.refresh()
+
+    def _reasons(self) -> list[str]:
+        """Every reason why the choice cannot be analysed."""
+        return [*self.study.reasons(), *self.prepare.reasons()]
 
     def _last_words(self) -> str:
         analysis = self.analysis
@@ -266,6 +275,7 @@ class Panel(VTKObservationMixin):
             study, self._study_waits = None, True
         self.findings.show(study)
         self.review.show(study)
+        self.prepare.show(study)
         self._watch(study)
         self._changed_at = None
         self.refresh()
@@ -312,6 +322,7 @@ class Panel(VTKObservationMixin):
         if self.scene.IsClosing():
             return  # the selectors empty themselves one by one, while the results are still there
         t1ce = self.study.nodes["t1ce"]
+        self.prepare.follow(t1ce)
         shown = self.findings.study
         if t1ce is not None and (shown is None or shown.t1ce is not t1ce) and not self.analysis.busy:
             known = [study for study in StudyScene.find(self.scene) if study.t1ce is t1ce]
@@ -326,6 +337,7 @@ class Panel(VTKObservationMixin):
         if self._want_find:
             self._want_find = False
             self.study.restore()
+            self.prepare.restore()
             known = StudyScene.find(self.scene)
             if known and self.findings.study is None:
                 self.show(known[-1])

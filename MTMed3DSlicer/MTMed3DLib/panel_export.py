@@ -13,12 +13,16 @@ import slicer
 
 from MTMed3DLib.attributes import PROPOSED
 from MTMed3DLib.background import Stopped, Task
+from MTMed3DLib.dicom_series import files_of, open_database, reason_against
 from MTMed3DLib.export import reviewed_case, show_reviewed, write_case
 from MTMed3DLib.naming import rename
+from MTMed3DLib.packages import PackagesMissing
 
 if TYPE_CHECKING:
     from MTMed3DLib.scene import StudyScene
 
+DICOM = "dicom"
+PERSONAL = "Segmentation, measurements and report, filed with the patient's study: they hold the patient's name"
 FORMATS = {
     "training_case": "trainingCheck",
     "seg_nrrd": "segCheck",
@@ -26,6 +30,7 @@ FORMATS = {
     "markups": "markupsCheck",
     "csv": "csvCheck",
     "report": "reportCheck",
+    DICOM: "dicomCheck",
 }
 """Check box of each format of `MTMed3DCore.exports.review`."""
 
@@ -40,6 +45,7 @@ class ExportSection:
         opened: told of the study that was brought back.
         changed: told that the study was renamed or corrected here.
         ready: whether the Python packages are there; says what is missing, or installs it, where they are not.
+        ensure_dicom: installs what writing DICOM needs; raises `PackagesMissing`.
         ask: asks a yes-or-no question.
     """
 
@@ -51,10 +57,12 @@ class ExportSection:
         opened: Callable[[Any], None],
         changed: Callable[[], None],
         ready: Callable[[], bool],
+        ensure_dicom: Callable[[], None],
         ask: Callable[[str], bool] | None = None,
     ) -> None:
         self.ui, self.scene, self._review, self._opened, self._changed = ui, scene, review, opened, changed
         self._ready, self._ask = ready, ask or slicer.util.confirmYesNoDisplay
+        self._ensure_dicom = ensure_dicom
         self._task: Task | None = None
         self._steps: Generator[StudyScene] | None = None
         self._shown: StudyScene | None = None
@@ -71,7 +79,8 @@ class ExportSection:
     @property
     def formats(self) -> list[str]:
         """The chosen formats."""
-        return [name for name, check in FORMATS.items() if getattr(self.ui, check).checked]
+        checks = {name: getattr(self.ui, check) for name, check in FORMATS.items()}
+        return [name for name, check in checks.items() if check.checked and check.enabled]
 
     @property
     def target(self) -> Path | None:
@@ -94,9 +103,14 @@ class ExportSection:
         self.ui.openButton.enabled = not self.busy
         self.ui.exportBar.setVisible(self.busy)
         self.ui.exportButton.text = "Cancel" if self.busy else "Export"
+        first = "Analyse a study first."
+        against = first if review is None else reason_against(review.study.volumes(), open_database())
+        self.ui.dicomCheck.enabled = not against
+        self.ui.dicomCheck.toolTip = against or PERSONAL
+        self.ui.observerEdit.enabled = DICOM in self.formats
         missing = []
         if review is None:
-            missing.append("Analyse a study first.")
+            missing.append(first)
         if not self.ui.exportFolder.currentPath.strip():
             missing.append("Choose a folder.")
         if not self.formats:
@@ -135,6 +149,12 @@ class ExportSection:
         review, target = self._review(), self.target
         if review is None or target is None:
             return False
+        if DICOM in self.formats:
+            try:
+                self._ensure_dicom()
+            except PackagesMissing as error:
+                self.say(str(error))
+                return False
         self._settle_hidden(review)
         self._settle_rejected(review)
         full = target.is_dir() and any(target.iterdir())
@@ -148,7 +168,13 @@ class ExportSection:
             self.say(f"Nothing was written: {error}")
             return False
         formats, self._path, self._writing = self.formats, target, True
-        self._task = Task(lambda report: write_case(case, target, formats, report, overwrite=full))
+        options: dict[str, Any] = {"overwrite": full}
+        if DICOM in formats:
+            # The database answers on this thread alone; the files are read on the other.
+            volumes, database = review.study.volumes(), open_database()
+            options["series"] = {name: files_of(node, database) for name, node in volumes.items()}
+            options["observer"] = self.ui.observerEdit.text.strip()
+        self._task = Task(lambda report: write_case(case, target, formats, report, **options))
         self.refresh()
         return True
 

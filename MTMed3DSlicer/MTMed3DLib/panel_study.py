@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from MTMed3DLib.inputs import SEQUENCES, reasons, suggest
-
-MODULE = "MTMed3D"
+from MTMed3DLib.dicom_series import open_database
+from MTMed3DLib.inputs import SEQUENCES, reasons, same_volume
+from MTMed3DLib.memory import memory_of
+from MTMed3DLib.suggestion import Suggestion, suggest
 
 
 class StudySection:
@@ -29,6 +30,7 @@ class StudySection:
         }
         self._models, self._devices = ["starter"], ["auto"]
         self._filling = False
+        self._suggested = Suggestion()
         for selector in self.selectors.values():
             selector.connect("currentNodeChanged(vtkMRMLNode*)", self._on_choice)
         for combo in (ui.modelCombo, ui.deviceCombo):
@@ -63,17 +65,26 @@ class StudySection:
         self._on_choice()
 
     def fill_empty(self) -> None:
-        """Choose volumes by name for the sequences that have none, leaving what somebody chose."""
+        """Choose volumes for the sequences that have none, leaving what somebody chose."""
         chosen = self.nodes
         taken = {node.GetID() for node in chosen.values() if node is not None}
-        found = suggest(self.scene)
-        new = {n: v for n, v in found.items() if chosen[n] is None and v is not None and v.GetID() not in taken}
+        self._suggested = suggest(self.scene, open_database(), taken)
+        new = {n: v for n, v in self._suggested.nodes.items() if chosen[n] is None and v is not None}
         if new:
             self.choose(new)
+        self._show_hints()
 
     def refill(self) -> None:
-        """Choose every volume by name again; a sequence that no name fits keeps its choice."""
-        self.choose({name: node for name, node in suggest(self.scene).items() if node is not None})
+        """Choose every volume again; a sequence that no volume surely is keeps its choice."""
+        self._suggested = suggest(self.scene, open_database())
+        self.choose({name: node for name, node in self._suggested.nodes.items() if node is not None})
+
+    def _show_hints(self) -> None:
+        """What the reader must know of a choice that was made for him, or could not be made."""
+        suggested, chosen = self._suggested, self.nodes
+        texts = [text for n, text in suggested.hints.items() if same_volume(chosen[n], suggested.nodes[n])]
+        self.ui.hintLabel.text = "\n".join(texts)
+        self.ui.hintLabel.setVisible(bool(texts))
 
     def offer_models(self, models: list[dict[str, str]]) -> None:
         """List the models that the worker has."""
@@ -106,7 +117,7 @@ class StudySection:
 
     def restore(self) -> None:
         """Take the choice that the scene remembers, for instance after it was loaded from a file."""
-        node = self._memory(create=False)
+        node = memory_of(self.scene, create=False)
         if node is not None:
             self.choose({name: node.GetNodeReference(name) for name in SEQUENCES if node.GetNodeReference(name)})
 
@@ -114,19 +125,8 @@ class StudySection:
         if self._filling:
             return
         if any(self.nodes.values()):
-            memory = self._memory(create=True)
+            memory = memory_of(self.scene, create=True)
             for name, node in self.nodes.items():
                 memory.SetNodeReferenceID(name, node.GetID() if node is not None else None)
+        self._show_hints()
         self._changed()
-
-    def _memory(self, create: bool) -> Any:
-        """The module's parameter node, which is saved with the scene."""
-        node = self.scene.GetSingletonNode(MODULE, "vtkMRMLScriptedModuleNode")
-        if node is None and create and not self.scene.IsClosing():
-            node = self.scene.CreateNodeByClass("vtkMRMLScriptedModuleNode")
-            node.UnRegister(None)
-            node.SetSingletonTag(MODULE)
-            node.SetModuleName(MODULE)
-            node.SetName(MODULE)
-            node = self.scene.AddNode(node)
-        return node

@@ -9,11 +9,22 @@ import numpy as np
 import slicer
 import vtk
 
-from MTMed3DLib.attributes import T1CE
-from MTMed3DLib.nodes import Array, array_of, digest_of_labels, grid_of, oriented_image, to_frame_of, voxels_of
+from MTMed3DLib.attributes import NEWER, SEGMENTATION, T1CE
+from MTMed3DLib.nodes import (
+    Array,
+    array_of,
+    digest_of_labels,
+    grid_of,
+    oriented_image,
+    remove_node,
+    tag,
+    to_frame_of,
+    voxels_of,
+)
 
 if TYPE_CHECKING:
     from MTMed3DCore.geometry import Grid
+    from MTMed3DLib.scene import StudyScene
 
 
 SAME_GRID_MM = 1e-4
@@ -48,6 +59,11 @@ def prepare(node: Any, t1ce: Any) -> None:
             segment.SetColor(*region.rgb)
             segment.SetTag(segment.GetTerminologyEntryTagName(), region.terminology_entry)
             node.GetSegmentation().AddSegment(segment, region.key)
+    attach(node, t1ce)
+
+
+def attach(node: Any, t1ce: Any) -> None:
+    """Give a segmentation the grid and the place of T1ce."""
     node.SetNodeReferenceID(T1CE, t1ce.GetID())
     # The transform comes first: the geometry is taken over relative to it, and edits and saved files lie on it.
     node.SetAndObserveTransformNodeID(t1ce.GetTransformNodeID())
@@ -81,22 +97,28 @@ def read_labels(node: Any, grid: Grid) -> Array:
     labels = np.zeros(grid.shape, np.uint8, order="F")  # as VTK stores voxels, which halves the time
     by_key = {region.key: region.label for region in REGIONS}
     for key in ("oedema", "necrotic_core", "enhancing"):
-        segment = node.GetSegmentation().GetSegment(key)
-        if segment is None:
-            continue
-        part = _on_grid(node, segment, grid)
+        part = segment_voxels(node, key, grid)
         if part is not None:
             where, mask = part
             labels[where][mask] = by_key[key]
-            continue
-        image, resampled = slicer.vtkOrientedImageData(), slicer.vtkOrientedImageData()
-        if node.GetBinaryLabelmapRepresentation(key, image):
-            reference = oriented_image(np.zeros(grid.shape, np.uint8), grid.affine)
-            slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(
-                image, reference, resampled, False
-            )
-            labels[voxels_of(resampled) > 0] = by_key[key]
     return labels
+
+
+def segment_voxels(node: Any, key: str, grid: Grid) -> tuple[tuple[slice, ...], Array] | None:
+    """A part of `grid`, and which of its voxels belong to a segment; None where the segment has none."""
+    segment = node.GetSegmentation().GetSegment(key)
+    if segment is None:
+        return None
+    part = _on_grid(node, segment, grid)
+    if part is not None:
+        return part
+    image, resampled = slicer.vtkOrientedImageData(), slicer.vtkOrientedImageData()
+    if not node.GetBinaryLabelmapRepresentation(key, image):
+        return None
+    reference = oriented_image(np.zeros(grid.shape, np.uint8), grid.affine)
+    resample = slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage
+    resample(image, reference, resampled, False)
+    return tuple(slice(0, size) for size in grid.shape), voxels_of(resampled) > 0
 
 
 def _on_grid(node: Any, segment: Any, grid: Grid) -> tuple[tuple[slice, ...], Array] | None:
@@ -134,3 +156,27 @@ def digest(node: Any, t1ce: Any) -> str:
     keys = {segmentation.GetNthSegmentID(index) for index in range(segmentation.GetNumberOfSegments())}
     others = sorted(keys ^ {region.key for region in REGIONS})
     return " ".join([voxels, *others])
+
+
+def show_regions(study: StudyScene, folder: Path, t1ce: Any) -> list[str]:
+    """Bring the regions of a result into the scene, beside those that a reader edited; returns what was kept."""
+    existing, newer = study.segmentation, study.newer
+    if existing is not None and study.regions_edited:
+        newer = _load_as(study, newer, folder, t1ce, NEWER, f"{study.study_id} regions (new run)")
+        newer.SetDisplayVisibility(False)
+        return [f"The edited regions were kept; the new ones are in “{newer.GetName()}”, hidden."]
+    _load_as(study, existing, folder, t1ce, SEGMENTATION, f"{study.study_id} regions")
+    study.mark_regions_as_written()
+    if newer is not None:
+        remove_node(newer)
+    return []
+
+
+def _load_as(study: StudyScene, node: Any, folder: Path, t1ce: Any, role: str, name: str) -> Any:
+    if node is None:
+        node = study.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    load(node, folder / "segmentation.seg.nrrd")
+    node.SetName(name)
+    tag(node, study.study_id, role)
+    prepare(node, t1ce)
+    return node

@@ -39,6 +39,7 @@ from MTMed3DLib.attributes import (
     THRESHOLD,
     WRITTEN,
 )
+from MTMed3DLib.brain import brain_node, show_mask
 from MTMed3DLib.hierarchy import file_under_folder, folder_of
 from MTMed3DLib.inputs import SEQUENCES
 from MTMed3DLib.nodes import (
@@ -90,6 +91,11 @@ class StudyScene:
         return self._node(SEGMENTATION)
 
     @property
+    def newer(self) -> Any:
+        """vtkMRMLSegmentationNode of a later run beside regions that a reader edited, or None."""
+        return self._node(NEWER)
+
+    @property
     def table(self) -> Any:
         """vtkMRMLTableNode of the lesions, or None."""
         return self._node(TABLE)
@@ -98,6 +104,11 @@ class StudyScene:
     def grade_text(self) -> Any:
         """vtkMRMLTextNode with the grade in words, or None."""
         return self._node(GRADE)
+
+    @property
+    def brain(self) -> Any:
+        """vtkMRMLSegmentationNode of the brain mask that the analysis used, or None."""
+        return brain_node(self.scene, self.study_id)
 
     @property
     def t1ce(self) -> Any:
@@ -197,7 +208,8 @@ class StudyScene:
         findings = document_findings(document, np.zeros(grid.shape, np.uint8))
         kept: list[str] = []
         with self.batch():
-            kept += self._show_regions(folder, t1ce)
+            kept += regions.show_regions(self, folder, t1ce)
+            kept += show_mask(self.scene, self.study_id, folder, t1ce)
             self.link_volumes({"t1ce": t1ce, **(inputs or {})})
             kept += self._show_boxes(findings, t1ce)
             self.keep_findings(document)
@@ -206,29 +218,6 @@ class StudyScene:
             self.write_table()
             file_under_folder(self.scene, self.study_id)
         return kept
-
-    def _show_regions(self, folder: Path, t1ce: Any) -> list[str]:
-        existing = self.segmentation
-        if existing is not None and self.regions_edited:
-            newer = self._load_regions(self._node(NEWER), folder, t1ce, NEWER, f"{self.study_id} regions (new run)")
-            newer.SetDisplayVisibility(False)
-            return [f"The edited regions were kept; the new ones are in “{newer.GetName()}”, hidden."]
-        self._load_regions(existing, folder, t1ce, SEGMENTATION, f"{self.study_id} regions")
-        old = self._node(NEWER)
-        if old is not None:
-            remove_node(old)
-        return []
-
-    def _load_regions(self, node: Any, folder: Path, t1ce: Any, role: str, name: str) -> Any:
-        if node is None:
-            node = self.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
-        regions.load(node, folder / "segmentation.seg.nrrd")
-        node.SetName(name)
-        tag(node, self.study_id, role)
-        regions.prepare(node, t1ce)
-        if role == SEGMENTATION:
-            self.mark_regions_as_written()
-        return node
 
     def link_volumes(self, nodes: Mapping[str, Any]) -> None:
         """Remember which volumes were analysed, and let a further analysis of this T1ce be one of this study."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import nibabel
@@ -80,3 +81,37 @@ def test_a_name_without_letters_makes_no_label():
     assert subject_label("Fall 7 (neu)") == "Fall7neu"
     with pytest.raises(InputRefused, match="no letter or digit"):
         subject_label("---")
+
+
+def test_names_and_sidecars_follow_the_rules_for_derivatives(findings, tmp_path):
+    anat = write_bids(findings, tmp_path / "out") / "anat"
+    name = re.compile(r"sub-[A-Za-z0-9]+_space-orig(_label-[A-Za-z0-9]+)?(_desc-[A-Za-z0-9]+)?_(dseg|mask)")
+    images = sorted(path.name.removesuffix(".nii.gz") for path in anat.glob("*.nii.gz"))
+    assert len(images) == 3
+    for stem in images:
+        assert name.fullmatch(stem), stem
+        sidecar = json.loads((anat / f"{stem}.json").read_text())
+        assert sidecar["SpatialReference"] == "orig"  # required, because `orig` is no standard template
+        assert sidecar["Manual"] is False
+    mask = json.loads((anat / "sub-TCGA020003_space-orig_label-tumourcore_mask.json").read_text())
+    assert mask["Type"] == "Lesion"
+    assert mask["Sources"] == ["bids::sub-TCGA020003/anat/sub-TCGA020003_space-orig_desc-tumour_dseg.nii.gz"]
+    assert (tmp_path / "out" / mask["Sources"][0].removeprefix("bids::")).is_file()
+    description = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
+    assert {"Name", "BIDSVersion", "DatasetType", "GeneratedBy"} == set(description)
+    assert (tmp_path / "out" / "README").read_text().strip()
+
+
+def test_beside_a_raw_dataset_the_source_is_named(findings, tmp_path):
+    (tmp_path / "dataset_description.json").write_text('{"Name": "raw", "BIDSVersion": "1.10.0"}')
+    write_bids(findings, tmp_path / "derivatives" / "mtmed3d")
+    description = json.loads((tmp_path / "derivatives" / "mtmed3d" / "dataset_description.json").read_text())
+    assert description["SourceDatasets"] == [{"URL": "../../"}]
+    assert (tmp_path / "derivatives" / "mtmed3d" / description["DatasetLinks"]["raw"]).resolve() == tmp_path
+
+
+def test_regions_that_a_reader_corrected_are_said_to_be_manual(findings, tmp_path):
+    anat = write_bids(replace(findings, regions_by="reader"), tmp_path / "out") / "anat"
+    sidecar = json.loads((anat / "sub-TCGA020003_space-orig_desc-tumour_dseg.json").read_text())
+    assert sidecar["Manual"] is True
+    assert sidecar["Findings"]["regions_by"] == "reader"

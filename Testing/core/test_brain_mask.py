@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import stat
-from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel
@@ -12,7 +10,7 @@ import pytest
 
 from MTMed3DCore.errors import InputRefused, WrongUse
 from MTMed3DCore.geometry import Grid
-from MTMed3DCore.preparation import external, prepare
+from MTMed3DCore.preparation import prepare
 from MTMed3DCore.preparation.extraction import extract_brain
 from MTMed3DCore.preparation.record import read_mask, read_preparation
 from MTMed3DCore.sequences import SEQUENCES
@@ -81,31 +79,6 @@ def test_a_stripped_study_is_neither_registered_nor_masked_anew() -> None:
     record = prepare(stripped_study(), spacing_mm=4.0).record
     assert {each.verdict for each in record.registrations} == {"not-needed"}
     assert not any(each.moves for each in record.registrations)
-
-
-def fake_tool(folder: Path, script: str) -> None:
-    tool = folder / "hd-bet"
-    tool.write_text(f"#!/bin/sh\n{script}\n")
-    tool.chmod(tool.stat().st_mode | stat.S_IEXEC)
-
-
-def test_an_installed_tool_is_asked_and_its_mask_is_taken(monkeypatch, tmp_path, head: HeadStudy) -> None:
-    mask = tmp_path / "made.nii.gz"
-    nibabel.save(nibabel.Nifti1Image(head.brain.astype(np.uint8), head.grid.affine), mask)
-    fake_tool(tmp_path, f'cp {mask} "${{4%.nii.gz}}_bet.nii.gz"')
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    found, name, notices = external.external_mask(Volume(head.sequences["t1ce"], head.grid))
-    assert (name, notices) == ("hd-bet", ())
-    np.testing.assert_array_equal(found, head.brain)
-
-
-def test_a_tool_that_fails_is_said_and_passed_over(monkeypatch, tmp_path, head: HeadStudy) -> None:
-    fake_tool(tmp_path, "echo no weights >&2; exit 3")
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    found, _, notices = external.external_mask(Volume(head.sequences["t1ce"], head.grid))
-    assert found is None
-    assert [notice.code for notice in notices] == ["brain-tool-failed"]
-    assert "no weights" in notices[0].text
 
 
 def test_masks_that_mark_nothing_of_the_t1ce_are_refused(tmp_path) -> None:

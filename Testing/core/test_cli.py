@@ -16,7 +16,10 @@ from MTMed3DCore import __version__, cli, doctor
 from MTMed3DCore.commands import analyze
 from MTMed3DCore.errors import Cancelled, InputRefused, ModelRefused, OutOfResources, WrongUse
 
-COMMANDS = (["analyze"], ["demo"], ["doctor"], ["model"], ["model", "list"], ["model", "info"], ["model", "verify"])
+COMMANDS = (
+    *(["analyze"], ["demo"], ["doctor"], ["model"], ["model", "list"], ["model", "info"], ["model", "verify"]),
+    *(["federate"], ["federate", "simulate"], ["federate", "serve"], ["federate", "join"]),
+)
 
 
 def heavy_modules_after(code: str) -> set[str]:
@@ -56,7 +59,7 @@ def test_every_command_has_help(command: list[str], capsys: pytest.CaptureFixtur
 def test_the_top_help_names_every_command_exit_code_and_research_use(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["--help"])
     shown = capsys.readouterr().out
-    assert all(name in shown for name in ("analyze", "demo", "model", "doctor", "0 done", "130 cancelled"))
+    assert all(name in shown for name in ("analyze", "demo", "model", "doctor", "federate", "0 done", "130 cancelled"))
     assert "research use only" in shown
 
 
@@ -159,11 +162,14 @@ def test_several_cases_are_a_cohort_and_one_is_not(tmp_path: Path) -> None:
     assert analyze.find_requests(options(tmp_path / "out", tmp_path / "a"))[1] is False
 
 
-def test_two_studies_of_one_name_are_refused_before_any_work(tmp_path: Path) -> None:
+def test_two_studies_of_one_name_are_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("x/case", "y/case"):
         (tmp_path / name).mkdir(parents=True)
-    with pytest.raises(WrongUse, match="case"):
-        analyze.find_requests(options(tmp_path / "out", tmp_path / "x/case", tmp_path / "y/case"))
+    assert cli.main(["analyze", str(tmp_path / "x/case"), str(tmp_path / "y/case"), "-o", str(tmp_path / "out")]) == 2
+    assert "More than one study is called case" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def write_csv(path: Path, rows: list[list[str]]) -> Path:
@@ -207,29 +213,6 @@ def test_results_that_lie_there_are_not_replaced_unasked(tmp_path: Path) -> None
         analyze.refuse_existing(tmp_path, overwrite=False)
     assert caught.value.code == "output-not-empty"
     analyze.refuse_existing(tmp_path, overwrite=True)
-
-
-def test_a_refused_study_of_a_cohort_does_not_stop_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in ("a", "b", "c"):
-        (tmp_path / name).mkdir()
-
-    def analyze_one(request: analyze.Request, target: Path, *_: object) -> tuple[None, Path]:
-        if request.name == "b":
-            raise InputRefused("sequence-missing", "b has no T2.")
-        target.mkdir(parents=True)
-        (target / "findings.json").write_text(json.dumps({"study": request.name}))
-        return None, target / "findings.json"
-
-    monkeypatch.setattr(analyze, "load_model", lambda _: None)
-    monkeypatch.setattr(analyze, "analyze_one", analyze_one)
-    cases = [str(tmp_path / name) for name in ("a", "b", "c")]
-    assert cli.main(["analyze", *cases, "-o", str(tmp_path / "out"), "--json"]) == 3
-    studies = json.loads(capsys.readouterr().out)["studies"]
-    assert [study["id"] for study in studies] == ["a", "b", "c"]
-    assert [study["findings"] for study in studies] == [{"study": "a"}, None, {"study": "c"}]
-    assert studies[1]["error"]["code"] == "sequence-missing"
 
 
 def test_the_demo_fills_no_folder_that_holds_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,9 +18,10 @@ import SimpleITK
 
 from MTMed3DCore.dicom import scan
 from MTMed3DCore.errors import InputRefused
+from MTMed3DCore.exports.dicom import write_dicom
 from MTMed3DCore.exports.dicom_pdf import write_dicom_pdf
 from MTMed3DCore.exports.dicom_seg import write_dicom_seg
-from MTMed3DCore.exports.dicom_source import sources_of
+from MTMed3DCore.exports.dicom_source import refuse_elsewhere, sources_of
 from MTMed3DCore.exports.dicom_sr import box_faces, write_dicom_sr
 from MTMed3DCore.findings import Findings, Grade, Lesion, ModelIdentity, volumes_ml
 from MTMed3DCore.geometry import Grid, VoxelBox
@@ -93,6 +95,14 @@ def test_patient_study_and_place_are_those_of_the_source(write_study, tmp_path):
     assert seg.FrameOfReferenceUID == source.FrameOfReferenceUID
     referenced = {item.SeriesInstanceUID for item in seg.ReferencedSeriesSequence}
     assert referenced == {d.SeriesInstanceUID for d in sources.all}
+
+
+@pytest.mark.parametrize(("by", "kind"), [("model", "AUTOMATIC"), ("reader", "SEMIAUTOMATIC")])
+def test_who_outlined_the_regions_is_said(write_study, tmp_path, by, kind):
+    findings = replace(write_study(AFFINES["axial"]), regions_by=by)
+    write_dicom_seg(findings, tmp_path / "seg.dcm", sources_of(findings))
+    segments = pydicom.dcmread(tmp_path / "seg.dcm").SegmentSequence
+    assert {segment.SegmentAlgorithmType for segment in segments} == {kind}
 
 
 @pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
@@ -205,6 +215,54 @@ def test_a_validator_finds_no_error(write_study, tmp_path, name):
         answer = subprocess.run([program, tmp_path / file], capture_output=True, text=True, timeout=60, check=False)
         errors = [line for line in (answer.stdout + answer.stderr).splitlines() if line.startswith("Error")]
         assert errors == [], file
+
+
+def test_what_a_reader_decided_is_ascribed_to_him_and_the_objects_are_valid(write_study, tmp_path):
+    findings = write_study(AFFINES["oblique"])
+    (lesion,) = findings.lesions
+    added = replace(lesion, id=2, score=1.0, rano=None)
+    findings = replace(findings, lesions=(lesion, added), grade=Grade("LGG", 0.81, "reader"), regions_by="reader")
+    states = {1: "kept", 2: "added"}
+    files = write_dicom(findings, tmp_path / "dicom", sources=sources_of(findings), observer="R^Ann", states=states)
+    report = pydicom.dcmread(tmp_path / "dicom" / "measurements.dcm")
+    words = [str(e.value) for e in report.iterall() if e.keyword in ("TextValue", "PersonName", "CodeMeaning")]
+    said_of_him = [
+        "R^Ann",
+        "Reader, who kept it as the model proposed it",
+        "Reader, who added it",
+        "Reader, who corrected the segmentation",
+        "Reader, who set the grade",
+        "Low-grade glioma likely",
+    ]
+    assert [said for said in said_of_him if said not in words] == []
+    assert (words.count("Detection score"), words.count("Probability of high grade")) == (1, 0)
+    segments = pydicom.dcmread(tmp_path / "dicom" / "segmentation.dcm").SegmentSequence
+    assert {segment.SegmentAlgorithmType for segment in segments} == {"SEMIAUTOMATIC"}
+    program = shutil.which("dciodvfy")
+    for file in files if program else ():
+        answer = subprocess.run([program, file], capture_output=True, text=True, timeout=60, check=False)
+        errors = [line for line in (answer.stdout + answer.stderr).splitlines() if line.startswith("Error")]
+        assert errors == [], file
+
+
+def test_an_unreviewed_report_names_no_reader(write_study, tmp_path):
+    findings = write_study(AFFINES["axial"])
+    write_dicom(findings, tmp_path / "dicom", sources=sources_of(findings))
+    report = pydicom.dcmread(tmp_path / "dicom" / "measurements.dcm")
+    assert not [e for e in report.iterall() if e.keyword == "CodeMeaning" and "Reader" in str(e.value)]
+
+
+@pytest.mark.parametrize("name", AFFINES)
+def test_a_result_lies_on_its_series_whichever_way_the_axes_run(write_study, name):
+    findings = write_study(AFFINES[name])
+    grid, sources = findings.grid, sources_of(findings)
+    refuse_elsewhere(sources, grid)
+    turn = np.diag([-1.0, 1.0, -1.0, 1.0])
+    turn[[0, 2], 3] = grid.shape[0] - 1, grid.shape[2] - 1
+    refuse_elsewhere(sources, Grid(grid.shape, grid.affine @ turn))
+    for change in (np.diag([1.0, 1.0, 1.1, 1.0]), np.array([[1, 0, 0, 2.0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])):
+        with pytest.raises(InputRefused, match="does not lie where its DICOM series does"):
+            refuse_elsewhere(sources, Grid(grid.shape, grid.affine @ change))
 
 
 def test_a_study_that_did_not_come_as_dicom_is_refused(write_study):

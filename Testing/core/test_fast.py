@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from MTMed3DCore.networks import MultiTaskNetwork, build_network
-from MTMed3DCore.networks.fast import encode
+from MTMed3DCore.networks.fast import encode, winograd
 from MTMed3DCore.networks.fast.decoder import FusedSegmentation
-from MTMed3DCore.networks.fast.token_order import token_order
+from MTMed3DCore.networks.fast.token_order import axis_runs, token_order
 
 SHAPES = ((64, 64, 64), (32, 64, 96), (96, 64, 64))
 
@@ -75,23 +75,59 @@ def test_changed_weights_are_used_although_biases_are_kept():
     assert float((after - expected).abs().max()) <= 1e-5
 
 
-def test_windows_hold_every_token_once_and_masks_part_what_the_roll_brought_together():
+def test_boxes_hold_every_token_once_and_only_neighbours_of_one_window():
     shape, window, shift = (9, 5, 16), (7, 7, 7), (3, 3, 3)
     order = token_order(shape, window, shift, torch.device("cpu"))
-    assert order.windows == 2 * 1 * 3
-    assert order.per_window == 7 * 5 * 7
     index = order.index.numpy()
-    assert sorted(index[index < np.prod(shape)]) == list(range(np.prod(shape)))
+    assert sorted(index) == list(range(np.prod(shape)))
     assert (index[order.inverse.numpy()] == np.arange(np.prod(shape))).all()
+    # Shifted by three, nine tokens make runs of 6 and 3, sixteen of 7, 6 and 3; five are one window.
+    assert sorted(len(kind.places) for kind in order.kinds) == sorted(a * 5 * b for a in (6, 3) for b in (7, 6, 3))
     first = 0
-    for count, mask in order.kinds:
-        for places in index[first * order.per_window : (first + count) * order.per_window].reshape(count, -1):
-            real = places < np.prod(shape)
-            where = np.array(np.unravel_index(places[real], shape)).T
-            span = np.abs(where[:, None] - where[None]).max(axis=2)
-            apart = np.zeros_like(span, dtype=bool) if mask is None else (mask.numpy() != 0)[np.ix_(real, real)]
-            assert ((span >= 7) <= apart).all()
+    for kind in order.kinds:
+        count = kind.count * len(kind.places)
+        for box in index[first : first + count].reshape(kind.count, -1):
+            where = np.array(np.unravel_index(box, shape)).T
+            assert (where.max(axis=0) - where.min(axis=0) < 7).all()
+            assert len(box) == np.prod(where.max(axis=0) - where.min(axis=0) + 1)
         first += count
+
+
+@pytest.mark.parametrize(
+    ("length", "step", "expected"),
+    [
+        (14, 0, [(0, 7, 0, 0), (7, 7, 0, 0)]),
+        (12, 0, [(0, 7, 0, 0), (7, 5, 2, 0)]),
+        (12, 3, [(3, 7, 0, 0), (10, 2, 2, 0), (0, 3, 0, 4)]),
+        (8, 3, [(3, 5, 2, 0), (0, 3, 0, 4)]),
+    ],
+)
+def test_runs_of_an_axis_count_tokens_padding_and_the_place_in_the_window(length, step, expected):
+    assert [(run.first, run.tokens, run.padding, run.place) for run in axis_runs(length, 7, step)] == expected
+
+
+@pytest.mark.parametrize("depth", [4, 12, 20])
+def test_winograd_gives_the_direct_convolution_chunk_by_chunk(monkeypatch, depth):
+    monkeypatch.setattr(winograd, "CHUNK_BYTES", 2 * 4 * 6 * 24 * 9 * 7)
+    random = torch.Generator().manual_seed(1)
+    weight = torch.randn(32, 24, 3, 3, 3, generator=random)
+    x = torch.randn(1, 24, depth, 9, 7, generator=random)
+    expected = torch.nn.functional.conv3d(x.double(), weight.double(), padding=1)
+    sliced = winograd.slice_by_slice(x)
+    assert torch.equal(sliced, x)
+    assert winograd.slices_of(x) is None
+    found = winograd.Convolution(weight)(sliced)
+    assert winograd.slices_of(found) is not None
+    assert float((found - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+
+
+def test_maps_that_winograd_cannot_take_are_convolved_directly():
+    random = torch.Generator().manual_seed(1)
+    for inputs, depth, batch in ((24, 6, 1), (4, 8, 1), (24, 8, 2)):
+        weight = torch.randn(24, inputs, 3, 3, 3, generator=random)
+        x = torch.randn(batch, inputs, depth, 5, 6, generator=random)
+        found = winograd.Convolution(weight)(winograd.slice_by_slice(x))
+        assert float((found - torch.nn.functional.conv3d(x, weight, padding=1)).abs().max()) <= 1e-4
 
 
 @pytest.mark.parametrize("shape", SHAPES[1:])
@@ -101,7 +137,7 @@ def test_the_decoder_multiplied_out_gives_the_decoders_logits(shape):
         features = made.encode(image(shape))
         decoder = made.segmentation_decoder
         expected = decoder(image(shape), features)
-        fused = FusedSegmentation(decoder)(decoder, image(shape), features)
+        fused = FusedSegmentation(decoder)(image(shape), features)
     assert float(expected.abs().max()) > 1
     assert float((fused - expected).abs().max()) <= 2e-5
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from MTMed3DCore.federation.matching import align, match
 from MTMed3DCore.federation.ownership import owner
 from MTMed3DCore.federation.settings import FederationSettings
 from MTMed3DCore.federation.symmetry import permute, symmetries
-from MTMed3DCore.federation.updates import GlobalState, SiteUpdate, fault
-from MTMed3DCore.networks import build_network
+from MTMed3DCore.federation.updates import GlobalState, SiteUpdate, fault, is_statistic
+from MTMed3DCore.networks import TaskNetwork, build_network
 
 TASKS = ("segmentation", "grading")
 SHAPES = {"encoder.w": (3, 2), "segmentation_decoder.w": (4,), "grading_branch.w": (2,)}
@@ -170,18 +171,31 @@ def test_settings_that_protect_nothing_or_mean_nothing_are_refused() -> None:
         FederationSettings.from_dict({"fancy": 1})
 
 
-@pytest.fixture(scope="module")
-def network() -> torch.nn.Module:
+NETWORKS: dict[str, dict[str, Any]] = {
+    "mtmed3d": {"feature_size": 12},
+    "resformer": {"feature_size": 8, "blocks": (1, 1, 2, 1), "window": 2, "norm": "group"},
+    "resformer-batch": {"feature_size": 8, "blocks": (1, 1, 1, 1), "window": 2, "spatial_dims": 2},
+    "mtmedformer": {"feature_size": 12, "window": 2, "spatial_dims": 2},
+}
+
+
+def build(name: str) -> TaskNetwork:
+    return build_network(family=name.partition("-")[0], **NETWORKS[name]).eval()
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def network(request: pytest.FixtureRequest) -> TaskNetwork:
     """A small network whose norms and biases are not all alike, as after some training."""
     torch.manual_seed(3)
-    network = build_network("mtmed3d", 12).eval()
+    network = build(request.param)
+    network.built_as = request.param
     with torch.no_grad():
         for tensor in network.parameters():
             tensor.add_(0.02 * torch.randn_like(tensor))
     return network
 
 
-def shuffled(network: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
+def shuffled(network: TaskNetwork, seed: int) -> dict[str, torch.Tensor]:
     """The network's tensors with the units of every group in a random order that the group allows."""
     rng = np.random.default_rng(seed)
     state = dict(network.state_dict())
@@ -192,24 +206,24 @@ def shuffled(network: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
     return state
 
 
-def test_units_in_another_order_compute_the_same(network: torch.nn.Module) -> None:
+def test_units_in_another_order_compute_the_same(network: TaskNetwork) -> None:
     groups = symmetries(network)
-    parts = {group.name.split(".")[0] for group in groups}
-    assert parts == {"encoder", "segmentation_decoder", "detection_decoder", "grading_branch"}
-    image = torch.randn(1, 4, 64, 32, 32, generator=torch.Generator().manual_seed(1))
-    other = build_network("mtmed3d", 12).eval()
+    assert {group.name.split(".")[0] for group in groups} == {name for name, _ in network.named_children()}
+    shape = {3: (1, 4, 64, 32, 32), 2: (1, 4, 64, 64)}[network.config.get("spatial_dims", 3)]
+    image = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    other = build(network.built_as)
     other.load_state_dict(shuffled(network, 5))
     assert distance(network.state_dict(), other.state_dict()) > 0.1
     with torch.inference_mode():
         expected, found = network(image), other(image)
     torch.testing.assert_close(found.segmentation, expected.segmentation, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(found.grade, expected.grade, rtol=1e-3, atol=1e-4)
-    for (score, box), (wanted_score, wanted_box) in zip(found.detection, expected.detection, strict=True):
+    for (score, box), (wanted_score, wanted_box) in zip(found.detection or (), expected.detection or (), strict=True):
         torch.testing.assert_close(score, wanted_score, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(box, wanted_box, rtol=1e-3, atol=1e-4)
 
 
-def test_shuffled_units_of_encoder_and_decoders_are_matched_back_exactly(network: torch.nn.Module) -> None:
+def test_shuffled_units_of_encoder_and_decoders_are_matched_back_exactly(network: TaskNetwork) -> None:
     """The smaller sites hold the same weights in other orders: the joined model is the network, under both rules."""
     groups = symmetries(network)
     counts = {"studies": 9, "segmentation": 9, "detection": 9, "grading": 9}
@@ -224,20 +238,20 @@ def test_shuffled_units_of_encoder_and_decoders_are_matched_back_exactly(network
     unmatched = aggregate(before, plain, tasks)
     assert distance(unmatched.tensors, before.tensors) > 0.1
     matched, moved = match(plain, groups)
-    assert moved > 1000
+    assert moved > 500
     for update in matched[1:]:
         assert all(torch.equal(update.tensors[name], floating[name]) for name in floating)
     generator = torch.Generator().manual_seed(0)
-    precision = {k: torch.rand(v.shape, generator=generator) + 0.1 for k, v in floating.items()}
+    precision = {k: torch.rand(v.shape, generator=generator) + 0.1 for k, v in floating.items() if not is_statistic(k)}
     weighted = [
-        replace(update, tensors={k: v * precision[k] for k, v in update.tensors.items()}, precision=precision)
+        replace(update, tensors={k: v * precision.get(k, 1) for k, v in update.tensors.items()}, precision=precision)
         for update in matched
     ]
     after = aggregate(before, weighted, tasks, damping=0.3)
     assert distance(after.tensors, before.tensors) < 1e-6
 
 
-def test_units_that_are_in_order_stay_where_they_are_although_the_sites_differ(network: torch.nn.Module) -> None:
+def test_units_that_are_in_order_stay_where_they_are_although_the_sites_differ(network: TaskNetwork) -> None:
     state = {name: tensor for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
     generator = torch.Generator().manual_seed(1)
     other = {name: tensor + 0.01 * torch.randn(tensor.shape, generator=generator) for name, tensor in state.items()}

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -28,7 +29,7 @@ from MTMed3DCore.federation.updates import SiteUpdate
 from MTMed3DCore.training.examples import ExampleCache
 from MTMed3DCore.training.feeding import CasePatches
 from MTMed3DCore.training.losses import Target
-from MTMed3DCore.training.patches import Patch
+from MTMed3DCore.training.patches import Patch, cut_patch
 from Testing.training_runs import SMALL, four_studies
 
 TRAINING = replace(SMALL, balancing="fixed", fold=None, augmentation={})
@@ -92,8 +93,21 @@ def test_a_site_sends_named_tensors_and_counts_of_the_tasks_that_it_knows(first_
     assert dict(b.counts) == {"studies": 1, "segmentation": 1, "detection": 0, "grading": 0}
     assert {name.split(".")[0] for name in b.tensors} == {"encoder", "segmentation_decoder"}
     assert {name.split(".")[0] for name in c.tensors} == {"encoder", "grading_branch"}
+    losses = [{name for name in update.figures if name.startswith("loss_")} for update in (b, c)]
+    assert losses == [{"loss_segmentation"}, {"loss_grading"}]
     assert set(a.precision) == set(a.tensors)
     assert all(torch.isfinite(p).all() and (p > 0).all() for p in a.precision.values())
+
+
+def test_a_grade_without_an_outline_is_learnt_from_patches_that_show_nearly_all_of_the_brain(cache, listed) -> None:
+    example = replace(cache.load(listed.cases[0]), labels=None, boxes=None)
+    rng = np.random.default_rng(0)
+    patches = {size: cut_patch(example, size, rng, varied=False) for size in (32, 64)}
+    brain = (example.image != 0).any(0).sum()
+    shown = {size: float((patch.image != 0).any(0).sum() / brain) for size, patch in patches.items()}
+    assert shown[32] < 0.9
+    assert shown[64] == 1.0
+    assert {size: patch.target.grade for size, patch in patches.items()} == {32: None, 64: example.grade}
 
 
 def test_a_site_that_comes_back_sends_what_it_would_have_sent(first_round, sites: list[Site]) -> None:

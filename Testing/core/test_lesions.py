@@ -7,7 +7,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from MTMed3DCore.geometry import Grid, VoxelBox
-from MTMed3DCore.inference.lesions import find_lesions, label_map, longest_diameter_mm, tumour_components
+from MTMed3DCore.inference.lesions import find_lesions, label_map, tumour_components
+from MTMed3DCore.measurements import longest_diameter_mm
 
 ISOTROPIC = Grid((80, 80, 80), np.diag([-1.0, -1.0, 1.0, 1.0]))
 

@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 
 from MTMed3DCore.geometry import Grid
-from MTMed3DCore.inference.lesions import longest_diameter_mm
-from MTMed3DCore.measurements import bidimensional, compare, laterality, midplane, sum_of_products
+from MTMed3DCore.measurements import (
+    bidimensional,
+    compare,
+    laterality,
+    longest_diameter_mm,
+    midplane,
+    sum_of_products,
+)
 from Testing.example_findings import GRIDS, findings_on, rotation
 
 

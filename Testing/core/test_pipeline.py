@@ -147,3 +147,15 @@ def test_the_cpu_computes_in_fp32_unless_told_otherwise() -> None:
     assert choose_precision("bf16", torch.device("cpu")) == "bf16"
     with pytest.raises(WrongUse, match="fp16"):
         choose_precision("fp16", torch.device("cpu"))
+
+
+def test_the_quick_mode_finds_the_same_tumour_and_an_unknown_one_is_refused(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("MTMED3D_CACHE", str(tmp_path))
+    network = BrightTumourNetwork()
+    network.config = {"feature_size": 12}  # type: ignore[attr-defined]
+    exact = analyze(study(), bundle(), device="cpu")
+    quick = analyze(study(), bundle(), device="cpu", network=network, mode="quick")
+    assert (quick.labels == exact.labels).all()
+    assert quick.labels.any()
+    with pytest.raises(WrongUse, match="hasty"):
+        analyze(study(), bundle(), device="cpu", mode="hasty")

@@ -6,13 +6,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import SimpleITK
 from scipy.spatial.transform import Rotation
 
+from MTMed3DCore.errors import InputRefused
 from MTMed3DCore.geometry import Grid
 from MTMed3DCore.preparation import prepare
 from MTMed3DCore.preparation.grid import resample_rigid
 from MTMed3DCore.preparation.head import bias_corrected, settled
-from MTMed3DCore.preparation.record import read_preparation, write_preparation
+from MTMed3DCore.preparation.record import Registration, itk_transform, read_preparation, write_preparation
 from MTMed3DCore.preparation.registration import FixedImage, register
 from MTMed3DCore.sequences import SEQUENCES
 from MTMed3DCore.synthetic import make_study
@@ -72,7 +74,78 @@ def test_noise_cannot_be_registered_and_stays_where_its_header_puts_it(head: Hea
 def test_an_image_of_a_few_voxels_is_not_tried() -> None:
     array = np.random.default_rng(1).uniform(1, 99, (20, 24, 16)).astype(np.float32)
     volume = Volume(array, Grid(array.shape, np.eye(4)))
-    assert register(FixedImage(even(volume)), even(volume), "t1").verdict == "failed"
+    found = register(FixedImage(even(volume)), even(volume), "t1")
+    assert (found.verdict, found.method, found.disagreement_mm) == ("doubtful", "header", None)
+
+
+def test_a_sequence_that_lies_right_is_good_where_its_header_puts_it(head: HeadStudy) -> None:
+    fixed = FixedImage(even(Volume(head.sequences["t1ce"], head.grid)))
+    found = register(fixed, even(Volume(head.sequences["t2"], head.grid)), "t2")
+    assert found.verdict == "good"
+    assert mean_error_mm(found.matrix, np.eye(4), brain_points(head)) < 0.5
+
+
+def study_with(head: HeadStudy, **scanned: Volume) -> SimpleNamespace:
+    """The head's study with some sequences replaced by what the scanner is to have made."""
+    volumes = {name: Volume(head.sequences[name], head.grid) for name in SEQUENCES} | scanned
+    return SimpleNamespace(
+        grid=head.grid,
+        scanned=volumes,
+        sequences={name: Volume(head.sequences[name], head.grid) for name in SEQUENCES},
+    )
+
+
+@pytest.fixture
+def verdicts(monkeypatch):
+    """Lets registrations end as a test wants, without running any."""
+
+    def give(**wanted: Registration) -> None:
+        def pretended(fixed: FixedImage, moving: object, sequence: str) -> Registration:
+            return wanted.get(sequence, Registration(sequence, np.eye(4), "mutual-information", "good", 0.1))
+
+        monkeypatch.setattr("MTMed3DCore.preparation.registration.register", pretended)
+
+    return give
+
+
+FAILED = Registration("flair", np.eye(4), "header", "failed", 11.25)
+
+
+def test_a_study_whose_registration_failed_is_refused_with_the_figure_and_a_way_out(head: HeadStudy, verdicts) -> None:
+    verdicts(flair=FAILED)
+    with pytest.raises(InputRefused, match=r"flair \(two runs end 11.2 mm apart\)") as refused:
+        prepare(study_with(head), spacing_mm=3.0, external=False)
+    assert refused.value.code == "registration-failed"
+    assert "--preparation" in refused.value.remedy
+
+
+def test_to_be_looked_at_it_is_kept_where_its_header_puts_it(head: HeadStudy, verdicts) -> None:
+    verdicts(flair=FAILED)
+    prepared = prepare(study_with(head), spacing_mm=3.0, external=False, keep_failed=True)
+    assert "registration-failed" in [notice.code for notice in prepared.warnings]
+    np.testing.assert_array_equal(prepared.record.registrations[2].matrix, np.eye(4))
+
+
+def test_a_doubtful_registration_is_a_warning_with_its_figure(head: HeadStudy, verdicts) -> None:
+    verdicts(t2=Registration("t2", np.eye(4), "mutual-information", "doubtful", 2.5))
+    (notice,) = [n for n in prepare(study_with(head), spacing_mm=3.0, mask=head.brain).warnings if "regist" in n.code]
+    assert notice.code == "registration-doubtful"
+    assert "2.5 mm apart" in notice.text
+
+
+def test_a_transform_that_the_user_corrected_replaces_the_failed_one(head: HeadStudy, verdicts, tmp_path) -> None:
+    verdicts(flair=FAILED)
+    study = study_with(head)
+    write_preparation(prepare(study, spacing_mm=3.0, external=False, keep_failed=True).record, tmp_path)
+    corrected = motion((0, 0, 4), (5, 0, 0), np.zeros(3))
+    SimpleITK.WriteTransform(itk_transform(corrected), str(tmp_path / "flair_to_t1ce.tfm"))
+    earlier = read_preparation(tmp_path, head.grid)
+    found = {each.sequence: each for each in earlier.registrations}
+    assert (found["flair"].method, found["flair"].verdict) == ("given", "not-needed")
+    np.testing.assert_allclose(found["flair"].matrix, corrected, atol=1e-9)
+    assert found["t2"].disagreement_mm == 0.1
+    again = prepare(study, spacing_mm=3.0, earlier=earlier)
+    assert not [notice for notice in again.warnings if notice.code.startswith("registration")]
 
 
 def test_transform_and_change_of_grid_are_one_interpolation() -> None:

@@ -21,7 +21,7 @@ from MTMed3DCore.networks.interface import TaskNetwork
 from MTMed3DCore.preparation import PreparedStudy
 from MTMed3DCore.training.losses import Target
 from MTMed3DCore.training.patches import Patch
-from MTMed3DCore.training.settings import TrainSettings
+from MTMed3DCore.training.settings import CaseSettings, TrainSettings
 from MTMed3DCore.training.trainer import Trainer
 from MTMed3DCore.worker.cancelling import Stop
 from MTMed3DCore.worker.work import Work
@@ -179,6 +179,14 @@ def test_every_family_has_a_reference_and_tasks_that_exist() -> None:
         assert tuple(loss.tasks) == family.tasks
 
 
+def test_a_patch_holds_two_voxels_of_the_familys_deepest_level_at_least() -> None:
+    assert CaseSettings(network_family="resformer", tasks=("segmentation",), patch=32).patch == 32
+    with pytest.raises(WrongUse, match="patch cannot be 32"):
+        CaseSettings(network_family="mtmed3d", patch=32)
+    with pytest.raises(WrongUse, match="wide_patch cannot be 32"):
+        CaseSettings(network_family="resformer", tasks=("segmentation",), patch=32, wide_patch=32)
+
+
 def test_a_resformer_goes_from_a_list_of_studies_to_a_bundle_that_commands_and_panel_take(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,6 +211,9 @@ def test_a_resformer_goes_from_a_list_of_studies_to_a_bundle_that_commands_and_p
         "model": "resformer",
         "device": "cpu",
     }
+    card = (tmp_path / "models" / "resformer" / "docs" / "README.md").read_text()
+    assert "A network of the family resformer" in card
+    assert "on 4 studies of a list" in card
     answer = Work().analyze(fields, Stop(), lambda stage, fraction, text: None)
     findings = json.loads(Path(answer["findings"]).read_text())
     assert findings["model"]["name"] == "run"

@@ -12,7 +12,8 @@ from torch.nn import functional
 from MTMed3DCore.errors import Cancelled, ModelRefused
 from MTMed3DCore.geometry import Grid
 from MTMed3DCore.inference.settings import InferenceSettings
-from MTMed3DCore.inference.windows import grading_crop, plan_windows, run_network
+from MTMed3DCore.inference.tiling import plan_windows
+from MTMed3DCore.inference.windows import grading_crop, run_network
 from MTMed3DCore.networks import build_network
 from MTMed3DCore.preparation import PreparedStudy
 from MTMed3DCore.sequences import SEQUENCES
@@ -108,6 +109,69 @@ def test_windows_stitch_to_what_one_pass_over_the_whole_volume_gives(window: int
     np.testing.assert_allclose(parts.boxes, whole.boxes, atol=1e-3)
     np.testing.assert_allclose(parts.scores, whole.scores, atol=1e-5)
     torch.testing.assert_close(network.graded[1], network.graded[0], atol=1e-4, rtol=0)
+
+
+def test_windows_in_batches_give_what_they_give_one_by_one() -> None:
+    prepared = prepared_study()
+    alone = run_network(LocalNetwork(), prepared, SETTINGS)
+    together = run_network(LocalNetwork(), prepared, SETTINGS, batch=5)
+    np.testing.assert_allclose(together.regions, alone.regions, atol=1e-6)
+    np.testing.assert_allclose(together.boxes, alone.boxes, atol=1e-4)
+
+
+def test_windows_of_three_sides_stitch_alike() -> None:
+    prepared = prepared_study()
+    cubic = run_network(LocalNetwork(), prepared, SETTINGS)
+    oblong = run_network(LocalNetwork(), prepared, SETTINGS, window=(96, 64, 128))
+    np.testing.assert_allclose(oblong.regions, cubic.regions, atol=2e-6)
+
+
+class DarkNetwork(LocalNetwork):
+    """Sees tumour where the first channel is bright, and counts the windows that it segments."""
+
+    def __init__(self, boxes: bool = False) -> None:
+        super().__init__()
+        self.boxes, self.segmented = boxes, 0
+
+    def segment(self, x: torch.Tensor, features: list[torch.Tensor]) -> torch.Tensor:
+        self.segmented += len(x)
+        return (x[:, :1] - 5).repeat(1, 3, 1, 1, 1)
+
+    def detect(self, features: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        maps = [(f[:, :1].repeat(1, 2, 1, 1, 1) * 0 - 9, f[:, :1].repeat(1, 12, 1, 1, 1) * 0) for f in features[1:]]
+        if self.boxes:
+            maps[0][0][0, 0, 2, 2, 2] = 4.0
+        return maps
+
+
+def dark_study() -> PreparedStudy:
+    prepared = prepared_study((256, 64, 64))
+    prepared.image[:] = 0.0
+    prepared.image[:, 20:40, 20:40, 20:40] = 10.0
+    return prepared
+
+
+def test_a_glance_leaves_out_the_windows_without_tumour_and_loses_nothing() -> None:
+    full, glancing = DarkNetwork(), DarkNetwork()
+    everything = run_network(full, dark_study(), SETTINGS)
+    some = run_network(glancing, dark_study(), SETTINGS, glance=True)
+    assert full.segmented == 7
+    assert glancing.segmented == 1 + 2  # the glance itself, and the windows within its margin
+    np.testing.assert_array_equal(some.regions >= 0.5, everything.regions >= 0.5)
+    assert (some.regions >= 0.5).sum() == 3 * 20**3
+    assert some.hgg_probability == pytest.approx(everything.hgg_probability)
+
+
+def test_a_box_calls_for_its_segmentation_whatever_the_glance_saw() -> None:
+    prepared = dark_study()
+    prepared.image[:] = 0.0
+    without, boxed = DarkNetwork(), DarkNetwork(boxes=True)
+    clean = run_network(without, prepared, SETTINGS, glance=True)
+    assert without.segmented == 1
+    assert clean.regions.shape == (3, 256, 64, 64)
+    assert not clean.regions.any()
+    run_network(boxed, prepared, SETTINGS, glance=True)
+    assert boxed.segmented > 1
 
 
 def test_channels_come_in_the_order_that_the_model_was_trained_with() -> None:

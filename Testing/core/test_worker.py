@@ -104,6 +104,48 @@ def test_the_process_and_its_network_stay_for_the_next_request(client, case, tmp
     assert first["volumes_ml"] == second["volumes_ml"]
 
 
+def test_a_result_says_how_the_study_was_prepared(client, case, tmp_path):
+    request = client.request("analyze", inputs=case, output=str(tmp_path / "out"), model="quick", device="cpu")
+    preparation = answers(client, request)[-1]["preparation"]
+    assert preparation["brain_mask"]["source"] == "stripped"
+    assert [each["sequence"] for each in preparation["registrations"]] == ["t1", "t2", "flair"]
+    assert {each["verdict"] for each in preparation["registrations"]} == {"not-needed"}
+    assert preparation == json.loads((tmp_path / "out" / "findings.json").read_text())["preparation"]
+
+
+def test_a_mask_an_earlier_preparation_and_a_prior_result_may_be_given(client, case, tmp_path):
+    mask = np.zeros((40, 40, 40), np.uint8)
+    mask[10:30, 12:28, 9:31] = 1
+    nibabel.save(nibabel.Nifti1Image(mask, np.diag([4, 4, 4, 1])), tmp_path / "mask.nii.gz")
+    options = {"inputs": case, "model": "quick", "device": "cpu"}
+    given = {"mask": str(tmp_path / "mask.nii.gz"), "output": str(tmp_path / "masked")}
+    first = answers(client, client.request("analyze", **options, **given))[-1]
+    assert first["preparation"]["brain_mask"]["source"] == "given"
+    written = nibabel.load(tmp_path / "masked" / "preparation" / "brain_mask.nii.gz")
+    np.testing.assert_array_equal(np.asarray(written.dataobj), mask)
+    again = {
+        "preparation": str(tmp_path / "masked"),
+        "prior": str(tmp_path / "masked"),
+        "output": str(tmp_path / "two"),
+    }
+    second = answers(client, client.request("analyze", **options, **again))[-1]
+    assert second["preparation"]["brain_mask"] == first["preparation"]["brain_mask"]
+    comparison = json.loads((tmp_path / "two" / "findings.json").read_text())["comparison"]
+    assert comparison["volumes_ml"]["whole_tumour"]["prior"] == pytest.approx(
+        comparison["volumes_ml"]["whole_tumour"]["current"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "code"), [("mask", "file-missing"), ("preparation", "preparation-missing"), ("prior", "findings-missing")]
+)
+def test_what_is_given_and_not_there_is_refused_with_its_own_code(client, case, tmp_path, field, code):
+    given = {field: str(tmp_path / "nowhere.nii.gz")}
+    request = client.request("analyze", inputs=case, output=str(tmp_path / "out"), model="quick", device="cpu", **given)
+    assert answers(client, request)[-1]["code"] == code
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_cancelled_analysis_ends_within_a_second_and_the_process_goes_on(client, case, tmp_path):
     request = client.request("analyze", inputs=case, output=str(tmp_path / "out"), model="slow", device="cpu")
     wait_for_stage(client, request, "infer")

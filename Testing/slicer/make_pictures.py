@@ -73,7 +73,7 @@ def review(panel: Any) -> None:
     ui.commentEdit.setPlainText("Synthetic study; one box widened.")
     ui.caseNameEdit.text = "synthetic 1"
     ui.caseNameEdit.editingFinished.emit()
-    ui.exportSection.collapsed = False
+    ui.prepareSection.collapsed = ui.exportSection.collapsed = False
 
 
 def main() -> None:

@@ -72,13 +72,22 @@ class ObedientWorker:
         asked = next(request for request in reversed(self.sent) if request["command"] == command)
         self._events.append({"id": asked["id"], "event": "result", **fields})
 
-    def finish(self, lesions: int = 2, warnings: tuple[str, ...] = ()) -> None:
-        """Let the latest analysis end with findings on the grid of the T1ce that was handed over."""
-        self._when_asked(lambda: self._give(lesions, warnings))
+    def finish(
+        self, lesions: int = 2, warnings: tuple[str, ...] = (), verdicts: tuple[str, str, str] | None = None
+    ) -> None:
+        """Let the latest analysis end with findings on the grid of the T1ce that was handed over.
 
-    def _give(self, lesions: int, warnings: tuple[str, ...]) -> None:
+        Args:
+            lesions: how many boxes.
+            warnings: of the result.
+            verdicts: of the registrations of T1, T2 and FLAIR; None for a result that says nothing of its preparation.
+        """
+        self._when_asked(lambda: self._give(lesions, warnings, verdicts))
+
+    def _give(self, lesions: int, warnings: tuple[str, ...], verdicts: tuple[str, str, str] | None) -> None:
         request = self.analyses()[-1]
-        folder = write_findings_for(Path(request["inputs"]["t1ce"]), Path(request["output"]), request["study"], lesions)
+        t1ce, output = Path(request["inputs"]["t1ce"]), Path(request["output"])
+        folder = write_findings_for(t1ce, output, request["study"], lesions, verdicts, request.get("mask"))
         found = str(folder / "findings.json")
         self._answer(event="result", findings=found, warnings=list(warnings), score_threshold=THRESHOLD)
 
@@ -97,7 +106,14 @@ class ObedientWorker:
         self._events.append({"id": self.analyses()[-1]["id"], **event})
 
 
-def write_findings_for(t1ce: Path, output: Path, study_id: str, lesions: int) -> Path:
+def write_findings_for(
+    t1ce: Path,
+    output: Path,
+    study_id: str,
+    lesions: int,
+    verdicts: tuple[str, str, str] | None = None,
+    mask: str | None = None,
+) -> Path:
     """A result as the core writes it: one tumour of three regions in the middle, and as many boxes as asked for."""
     from MTMed3DCore.exports.json_file import write_json
     from MTMed3DCore.exports.seg_nrrd import write_seg_nrrd
@@ -120,11 +136,35 @@ def write_findings_for(t1ce: Path, output: Path, study_id: str, lesions: int) ->
     seconds = dict.fromkeys(("read", "prepare", "infer", "write", "total"), 0.1)
     software = dict.fromkeys(("mtmed3d", "torch", "monai", "python", "device", "precision"), "-")
     grade = Grade("HGG", 0.93)
-    findings = Findings(study_id, sources, grid, labels, found, grade, model, timing_s=seconds, software=software)
+    record = None if verdicts is None else preparation_of(grid, verdicts, mask)
+    findings = Findings(
+        study_id, sources, grid, labels, found, grade, model, timing_s=seconds, software=software, preparation=record
+    )
     output.mkdir(parents=True, exist_ok=True)
+    if record is not None:
+        from MTMed3DCore.preparation.record import write_preparation
+
+        write_preparation(record, output / "preparation")
     write_seg_nrrd(findings, output / "segmentation.seg.nrrd")
     write_json(findings, output / "findings.json")
     return output
+
+
+def preparation_of(grid: Any, verdicts: tuple[str, str, str], mask: str | None) -> Any:
+    """A preparation with these verdicts on T1, T2 and FLAIR, and the user's mask or a block in the middle."""
+    from MTMed3DCore.preparation.record import PreparationRecord, Registration, read_mask
+
+    brain = np.zeros(grid.shape, bool)
+    brain[4:-4, 5:-5, 6:-6] = True
+    figures = {"good": 0.4, "doubtful": 2.5, "failed": 9.0, "not-needed": None}
+    registrations = tuple(
+        Registration(name, np.eye(4), "header" if verdict in ("failed", "not-needed") else "mutual-information",
+                     verdict, figures[verdict], rotation_deg=3.2, translation_mm=5.1)
+        for name, verdict in zip(("t1", "t2", "flair"), verdicts, strict=True)
+    )  # fmt: skip
+    if mask is not None:
+        return PreparationRecord(grid, grid, read_mask(mask, grid), "given", registrations)
+    return PreparationRecord(grid, grid, brain, "built-in", registrations)
 
 
 def add_volume(scene: Any, name: str, shape: tuple[int, int, int] = SHAPE, origin: float = 0.0) -> Any:

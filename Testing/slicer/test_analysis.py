@@ -18,6 +18,7 @@ from panel_driver import WAIT_S, ObedientWorker
 
 from MTMed3DLib import packages
 from MTMed3DLib.analysis import HANDED_OVER, Analysis, State
+from MTMed3DLib.attributes import MASK
 from MTMed3DLib.naming import study_name
 from MTMed3DLib.sample_data import SampleStudy
 
@@ -68,8 +69,8 @@ class Scene:
 class Copies:
     """Volumes that are handed over in no time."""
 
-    def __init__(self, given: Any) -> None:
-        self.given = given
+    def __init__(self, given: Any, mask: Any = None) -> None:
+        self.given = [*given, *([] if mask is None else [MASK])]
 
     def write(self, folder: Path, report: Any) -> dict[str, Path]:
         report("read", 0.0, "Handing over")
@@ -196,6 +197,16 @@ def test_volumes_that_cannot_be_written_are_a_failure_in_words(nodes: dict[str, 
     assert worker.analyses() == []
 
 
+def test_a_brain_mask_goes_to_the_worker_beside_the_four_sequences(
+    analysis: Analysis, nodes: dict[str, Node], worker: ObedientWorker
+) -> None:
+    analysis.start(nodes, mask=Node("mask"))
+    until(lambda: analysis.poll() and bool(worker.analyses()))
+    (request,) = worker.analyses()
+    assert sorted(request["inputs"]) == ["flair", "t1", "t1ce", "t2"]
+    assert Path(request["mask"]).name == f"{MASK}.nrrd"
+
+
 def test_a_result_that_cannot_be_shown_is_a_failure_and_not_an_exception(
     nodes: dict[str, Node], worker: ObedientWorker
 ) -> None:
@@ -232,7 +243,7 @@ class TestHandingOver:
     ) -> Iterator[tuple[Analysis, threading.Event, threading.Event]]:
         began, written = threading.Event(), threading.Event()
 
-        def take(given: Any) -> SlowCopies:
+        def take(given: Any, _mask: Any) -> SlowCopies:
             return SlowCopies(given, began, written)
 
         made = Analysis(Scene(list(nodes.values())), worker, take, Shown, lambda: clock[0])

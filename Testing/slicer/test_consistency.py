@@ -129,7 +129,11 @@ def test_nothing_is_imported_at_file_scope_that_may_be_missing(file: Path) -> No
     assert imports_at_file_scope(file) <= AT_FILE_SCOPE | set(sys.stdlib_module_names)
 
 
-@pytest.mark.parametrize("name", ["analysis", "packages", "sample_data", "worker_client"])
+QT_FREE = ["analysis", "brain", "dicom_series", "inputs", "memory", "packages", "sample_data", "scene", "suggestion",
+           "worker_client"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", QT_FREE)
 def test_the_logic_knows_no_widgets(name: str) -> None:
     assert not imports_at_file_scope(LIBRARY / f"{name}.py") & {"qt", "ctk"}
 
@@ -142,8 +146,20 @@ def test_the_module_s_requirements_are_those_of_the_core_without_torch() -> None
     lines = (MODULE / "Resources" / "requirements.txt").read_text(encoding="utf-8").splitlines()
     listed = {line.replace(" ", "") for line in lines if line and not line.startswith("#")}
     assert listed <= needed
-    # PyTorch comes from its own extension, numpy with Slicer, and rich is for the command line.
-    assert {re.split(r"\W", requirement)[0] for requirement in needed - listed} == {"torch", "numpy", "rich"}
+    # PyTorch comes from its own extension, numpy with Slicer; rich, filelock and pillow are for the command line.
+    elsewhere = {"torch", "numpy", "rich", "filelock", "pillow"}
+    assert {re.split(r"\W", requirement)[0] for requirement in needed - listed} == elsewhere
+
+
+def test_what_dicom_needs_is_a_part_of_the_core_s_extra() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extra = {requirement.replace(" ", "") for requirement in project["optional-dependencies"]["dicom"]}
+    lines = (MODULE / "Resources" / "requirements-dicom.txt").read_text(encoding="utf-8").splitlines()
+    listed = {line.replace(" ", "") for line in lines if line and not line.startswith("#")}
+    assert {re.split(r"\W", requirement)[0] for requirement in listed} == {"pydicom", "highdicom"}
+    assert listed <= extra
 
 
 def test_the_index_entry_has_the_fields_of_its_schema() -> None:

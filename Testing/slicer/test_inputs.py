@@ -14,8 +14,9 @@ from scene_helpers import SEQUENCES, add_transform, add_volume, rigid  # noqa: E
 
 from MTMed3DCore.geometry import Grid  # noqa: E402
 from MTMed3DCore.volume import read_volume  # noqa: E402
-from MTMed3DLib.inputs import reasons, suggest, take_inputs  # noqa: E402
+from MTMed3DLib.inputs import reasons, take_inputs  # noqa: E402
 from MTMed3DLib.nodes import matrix_of, voxels_of  # noqa: E402
+from MTMed3DLib.suggestion import suggest  # noqa: E402
 from Testing.example_findings import GRIDS  # noqa: E402
 
 
@@ -32,12 +33,42 @@ def nodes(scene: Any) -> dict[str, Any]:
 
 
 def test_volumes_are_suggested_by_their_names(scene: Any) -> None:
-    names = ["3: localiser", "5: t2_tse_tra", "7: T1_post_contrast", "8: t1_se", "9: T2_FLAIR", "10: T2"]
+    names = ["3: localiser", "5: t2_tse_tra", "7: T1_post_contrast", "8: t1_se", "9: T2_FLAIR"]
     made = {name: add_volume(scene, name, GRIDS["axial"]) for name in names}
-    found = suggest(scene)
+    found = suggest(scene).nodes
     assert found["flair"] is made["9: T2_FLAIR"]
-    assert found["t2"].GetName() in ("5: t2_tse_tra", "10: T2")
+    assert found["t2"] is made["5: t2_tse_tra"]
     assert found["t1ce"] is made["7: T1_post_contrast"]
+    assert found["t1"] is made["8: t1_se"]
+
+
+def test_of_two_alike_none_is_suggested_and_both_are_named(scene: Any) -> None:
+    for name in ("5: t2_tse_tra", "10: T2"):
+        add_volume(scene, name, GRIDS["axial"])
+    found = suggest(scene)
+    assert found.nodes["t2"] is None
+    assert found.hints["t2"] == "“5: t2_tse_tra” and “10: T2” are T2 alike; choose one."
+
+
+def test_of_two_the_clearly_finer_one_is_suggested_and_the_other_named(scene: Any) -> None:
+    grid = GRIDS["axial"]
+    add_volume(scene, "4: T1 gd", Grid(grid.shape, grid.affine @ np.diag([2.0, 2.0, 2.0, 1.0])))
+    fine = add_volume(scene, "9: T1 gd iso", grid)
+    found = suggest(scene)
+    assert found.nodes["t1ce"] is fine
+    assert "“4: T1 gd”" in found.hints["t1ce"]
+
+
+def test_a_volume_that_may_be_two_sequences_is_shown_with_both_and_not_chosen(scene: Any) -> None:
+    add_volume(scene, "T1 pre and post", GRIDS["axial"])
+    found = suggest(scene)
+    assert (found.nodes["t1"], found.nodes["t1ce"]) == (None, None)
+    assert found.hints["t1ce"] == "T1ce may be “T1 pre and post” (T1 or T1ce?); choose it."
+
+
+def test_a_volume_that_is_spoken_for_is_no_suggestion(scene: Any) -> None:
+    taken, other = (add_volume(scene, name, GRIDS["axial"]) for name in ("5: t2_tse_tra", "10: T2"))
+    assert suggest(scene, without={taken.GetID()}).nodes["t2"] is other
 
 
 @pytest.mark.parametrize(
@@ -55,12 +86,12 @@ def test_volumes_are_suggested_by_their_names(scene: Any) -> None:
 )
 def test_an_enhanced_t1_is_known_by_the_words_of_its_description(scene: Any, name: str, sequence: str) -> None:
     add_volume(scene, name, GRIDS["axial"])
-    assert [key for key, node in suggest(scene).items() if node is not None] == [sequence]
+    assert [key for key, node in suggest(scene).nodes.items() if node is not None] == [sequence]
 
 
 def test_label_maps_are_no_suggestion(scene: Any) -> None:
     scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "T1")
-    assert suggest(scene)["t1"] is None
+    assert suggest(scene).nodes["t1"] is None
 
 
 def test_a_complete_study_has_no_reason_against_it(nodes: dict[str, Any]) -> None:

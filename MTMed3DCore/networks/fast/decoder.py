@@ -15,7 +15,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import conv3d, layer_norm, leaky_relu_
+from torch.nn.functional import batch_norm, conv3d, layer_norm, leaky_relu_
+
+from MTMed3DCore.networks.fast.winograd import Convolution, slice_by_slice, slices_of
 
 SLOPE = 0.01
 """Of the blocks' leaky ReLU."""
@@ -24,27 +26,48 @@ PHASES = tuple(product(range(2), repeat=3))
 
 
 def normalise(x: torch.Tensor) -> torch.Tensor:
-    """Instance norm without affine part (B, C, X, Y, Z): each channel is a row."""
+    """Instance norm without affine part (B, C, X, Y, Z): each channel is a row, or one of the slices' channels."""
+    slices = slices_of(x)
+    if slices is not None:
+        return batch_norm(slices, None, None, training=True).transpose(0, 1)[None]
     return layer_norm(x.flatten(2), (x[0, 0].numel(),)).view(x.shape)
 
 
 def pointwise(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """A 1 x 1 x 1 convolution as one matrix product: weight (O, C), x (B, C, X, Y, Z)."""
-    return torch.matmul(weight, x.flatten(2)).view(len(x), len(weight), *x.shape[2:])
+    """A 1 x 1 x 1 convolution as matrix products: weight (O, C), x (B, C, X, Y, Z)."""
+    slices = slices_of(x)
+    if slices is not None:
+        return torch.matmul(weight, slices.flatten(2)).unflatten(2, slices.shape[2:]).transpose(0, 1)[None]
+    return torch.matmul(weight, x.flatten(2)).unflatten(2, x.shape[2:])
 
 
 def _matrix(convolution: Any) -> torch.Tensor:
     """The weight of a 1 x 1 x 1 convolution as a matrix."""
-    matrix: torch.Tensor = convolution.conv.weight.flatten(1)
+    matrix: torch.Tensor = convolution.conv.weight.detach().flatten(1)
     return matrix
 
 
-def residual(block: Any, x: torch.Tensor) -> torch.Tensor:
-    """MONAI's UnetResBlock on (B, C, X, Y, Z)."""
-    y = leaky_relu_(normalise(conv3d(x, block.conv1.conv.weight, padding=1)), SLOPE)
-    y = normalise(conv3d(y, block.conv2.conv.weight, padding=1))
-    shortcut = normalise(pointwise(x, _matrix(block.conv3))) if block.downsample else x
-    return leaky_relu_(y + shortcut, SLOPE)
+class Residual(nn.Module):
+    """One residual block.
+
+    Args:
+        block: MONAI's UnetResBlock; it must not change afterwards.
+    """
+
+    shortcut: torch.Tensor | None
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.first = Convolution(block.conv1.conv.weight)
+        self.second = Convolution(block.conv2.conv.weight)
+        self.register_buffer("shortcut", _matrix(block.conv3).contiguous() if block.downsample else None, False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, X, Y, Z) to (B, O, X, Y, Z)."""
+        y = leaky_relu_(normalise(self.first(x)), SLOPE)
+        y = normalise(self.second(y))
+        shortcut = x if self.shortcut is None else normalise(pointwise(x, self.shortcut))
+        return leaky_relu_(y.add_(shortcut), SLOPE)
 
 
 class FusedUp(nn.Module):
@@ -55,43 +78,42 @@ class FusedUp(nn.Module):
     """
 
     up: torch.Tensor
-    across: torch.Tensor
     up_shortcut: torch.Tensor
     across_shortcut: torch.Tensor
-    second: torch.Tensor
 
     def __init__(self, block: Any) -> None:
         super().__init__()
         transposed = block.transp_conv.conv.weight.detach().double()
         first = block.conv_block.conv1.conv.weight.detach()
-        shortcut = _matrix(block.conv_block.conv3).detach()
+        shortcut = _matrix(block.conv_block.conv3)
         middle = transposed.shape[1]
         up_shortcut = torch.einsum("om,imabc->abcoi", shortcut[:, :middle].double(), transposed).flatten(0, 3)
         weights = {
             "up": _sub_pixel(transposed, first[:, :middle].double()),
-            "across": first[:, middle:],
             "up_shortcut": up_shortcut,
             "across_shortcut": shortcut[:, middle:],
-            "second": block.conv_block.conv2.conv.weight.detach(),
         }
         for name, weight in weights.items():
             self.register_buffer(name, weight.to(first.dtype).contiguous(), persistent=False)
+        self.across = Convolution(first[:, middle:])
+        self.second = Convolution(block.conv_block.conv2.conv.weight)
 
     def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         """Coarse (B, I, X, Y, Z) and skip connection (B, S, 2X, 2Y, 2Z) to (B, O, 2X, 2Y, 2Z)."""
-        y = conv3d(skip, self.across, padding=1)
+        y = self.across(skip)
         # One voxel more than the coarse map along each axis: phase 0 reads from the first, phase 1 from the second.
         places = conv3d(x, self.up, padding=1).unflatten(1, (2, 2, 2, -1))
         depth, height, width = x.shape[2:]
         for a, b, c in PHASES:
             y[:, :, a::2, b::2, c::2] += places[:, a, b, c, :, a : a + depth, b : b + height, c : c + width]
+        del places
         y = leaky_relu_(normalise(y), SLOPE)
-        y = normalise(conv3d(y, self.second, padding=1))
+        y = normalise(self.second(y))
         shortcut = pointwise(skip, self.across_shortcut)
         shares = pointwise(x, self.up_shortcut).unflatten(1, (2, 2, 2, -1))
         for a, b, c in PHASES:
             shortcut[:, :, a::2, b::2, c::2] += shares[:, a, b, c]
-        return leaky_relu_(y + normalise(shortcut), SLOPE)
+        return leaky_relu_(y.add_(normalise(shortcut)), SLOPE)
 
 
 def _sub_pixel(transposed: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
@@ -122,17 +144,25 @@ class FusedSegmentation(nn.Module):
         decoder: `MTMed3DCore.networks.unetr.SegmentationDecoder`; its weights must not change afterwards.
     """
 
+    bias: torch.Tensor
+    out: torch.Tensor
+
     def __init__(self, decoder: Any) -> None:
         super().__init__()
         ups = (decoder.decoder5, decoder.decoder4, decoder.decoder3, decoder.decoder2, decoder.decoder1)
+        across = (decoder.encoder4, decoder.encoder3, decoder.encoder2, decoder.encoder1)
+        self.deepest = Residual(decoder.encoder10.layer)
         self.ups = nn.ModuleList(FusedUp(up) for up in ups)
+        self.across = nn.ModuleList([nn.Identity(), *(Residual(block.layer) for block in across)])
+        self.register_buffer("out", _matrix(decoder.out.conv).contiguous(), persistent=False)
+        self.register_buffer("bias", decoder.out.conv.conv.bias.detach().view(-1, 1, 1, 1), persistent=False)
 
-    def forward(self, decoder: Any, image: torch.Tensor, features: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The decoder that this was made from, image (B, C, X, Y, Z) and features to logits (B, 3, X, Y, Z)."""
-        x = residual(decoder.encoder10.layer, features[4])
-        blocks = (None, decoder.encoder4, decoder.encoder3, decoder.encoder2, decoder.encoder1)
-        sources = (features[3], features[2], features[1], features[0], image)
-        for up, block, source in zip(self.ups, blocks, sources, strict=True):
-            x = up(x, source if block is None else residual(block.layer, source))
-        out = decoder.out.conv.conv
-        return pointwise(x, out.weight.flatten(1)) + out.bias.view(1, -1, 1, 1, 1)
+    def forward(self, image: torch.Tensor, features: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Image (B, C, X, Y, Z) and the encoder's levels to logits (B, 3, X, Y, Z)."""
+        sources = [features[3], features[2], features[1], features[0], image]
+        if len(image) == 1 and image.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+            sources = [slice_by_slice(source) for source in sources]
+        x = self.deepest(features[4])
+        for up, block, source in zip(self.ups, self.across, sources, strict=True):
+            x = up(x, block(source))
+        return (pointwise(x, self.out) + self.bias).contiguous()

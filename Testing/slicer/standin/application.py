@@ -166,6 +166,24 @@ def _module_manager(qt: Any) -> Any:
     return qSlicerModuleManager()
 
 
+class DicomDatabase:
+    """As much of ``slicer.dicomDatabase`` as the panel asks for: the file of every object that was imported."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, str] = {}
+
+    def fileForInstance(self, uid: str) -> str:
+        return self._files.get(uid, "")
+
+    def import_folder(self, folder: Path) -> None:
+        """What the DICOM browser's *Import* does."""
+        import pydicom
+
+        for path in (path for path in folder.rglob("*") if path.is_file()):
+            if path.read_bytes()[128:132] == b"DICM":
+                self._files[str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID)] = str(path)
+
+
 def install() -> Application:
     """Put the stand-ins into ``sys.modules`` and on top of the ``slicer`` module; once a process."""
     import slicer

@@ -1,0 +1,101 @@
+"""What to try when memory is short, step by step, each named in the findings."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from MTMed3DCore.findings import Notice
+from MTMed3DCore.inference.settings import GRANULE
+from MTMed3DCore.inference.tiling import Triple
+from MTMed3DCore.inference.windows import RawResult
+
+SMALLEST = 2 * GRANULE
+GPU_BATCH = 4
+"""Windows that go through a GPU at a time where its memory allows it."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One way to run.
+
+    Args:
+        device: to run on.
+        window: sides of the windows; None for the model's.
+        batch: windows at a time.
+        notice: what the findings say if it came to this.
+    """
+
+    device: torch.device
+    window: Triple | None
+    batch: int
+    notice: Notice | None = None
+
+
+def ladder(device: torch.device, window: Triple, batch: int, may_leave: bool) -> list[Rung]:
+    """Ways to run in the order in which they are tried.
+
+    Results are gathered on the host in every case.
+
+    Args:
+        device: the first choice.
+        window: sides of the windows, the first choice.
+        batch: windows at a time, the first choice.
+        may_leave: whether the CPU may take over from another device.
+    """
+    rungs = [Rung(device, window, batch)]
+    if batch > 1:
+        text = f"The memory of {device} did not suffice for {batch} windows at a time; one at a time was used."
+        rungs.append(Rung(device, window, 1, Notice("memory-one-window", text)))
+    small = _no_larger(window, SMALLEST)
+    if small != window:
+        text = (
+            f"The memory of {device} did not suffice for the model's windows; windows of {SMALLEST} voxels were used."
+        )
+        rungs.append(Rung(device, small, 1, Notice("memory-small-windows", text)))
+    if may_leave and device.type != "cpu":
+        rungs.append(Rung(torch.device("cpu"), window, 1, left_notice(device)))
+    return rungs
+
+
+def left_notice(device: torch.device) -> Notice:
+    """What the findings say where the CPU took over."""
+    return Notice("device-fallback", f"The memory of {device} did not suffice; the CPU was used.")
+
+
+def climb_down(rungs: list[Rung], run: Callable[[Rung], RawResult]) -> tuple[RawResult, Rung]:
+    """Run by the first rung whose memory suffices.
+
+    Raises:
+        MemoryError, RuntimeError: of the last rung, where its memory did not suffice either.
+    """
+    for rung in rungs[:-1]:
+        try:
+            return run(rung), rung
+        except (MemoryError, RuntimeError) as error:
+            if not short_of_memory(error):
+                raise
+        # Outside the handler: the error's traceback holds the tensors of the failed run.
+        gc.collect()
+        if rung.device.type == "cuda" and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return run(rungs[-1]), rungs[-1]
+
+
+def short_of_memory(error: BaseException) -> bool:
+    """Whether an error of numpy, torch or a device says that memory is short.
+
+    The CPU allocator of torch and MPS raise plain RuntimeErrors.
+    """
+    phrases = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        phrase in str(error).lower() for phrase in phrases
+    )
+
+
+def _no_larger(window: Triple, side: int) -> Triple:
+    x, y, z = (min(each, side) for each in window)
+    return x, y, z

@@ -1,0 +1,156 @@
+"""What is measured once on a machine and remembered: the cost of a window, and whether bf16 is worth while.
+
+The figures lie as JSON in the user's cache folder, one entry for each kind of processor, number of threads, version of
+torch, network and precision. A folder that cannot be written is no error: then every process measures anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from MTMed3DCore.inference.tiling import Triple, WindowCost
+from MTMed3DCore.whole_file import write_whole
+
+CACHE_VARIABLE = "MTMED3D_CACHE"
+SAMPLES: tuple[Triple, Triple] = ((64, 64, 64), (96, 96, 64))
+"""Sizes of the windows that are timed, in voxels."""
+TURNS = 3
+BF16_GAIN = 1.3
+"""How many times quicker bf16 must be before exactness is given up for it."""
+VALUES_KEPT = 6.5
+"""Numbers in memory at the peak for each voxel and feature; the decoder at full resolution."""
+
+LARGEST_BYTES = 2 * 2**30
+"""That a window may take on a CPU, however much is free."""
+
+_here: dict[str, dict[str, float]] = {}
+
+
+def cache_folder() -> Path:
+    """The user's folder for what can be made again, by the custom of the operating system."""
+    named = os.environ.get(CACHE_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    home = Path.home()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "mtmed3d" / "cache"
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches" / "mtmed3d"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "mtmed3d"
+
+
+def remembered(key: str, measure: Callable[[], Mapping[str, float]]) -> dict[str, float]:
+    """The figures of a key: of this process, of the cache folder, or measured now and kept in both.
+
+    Args:
+        key: all that the figures depend on.
+        measure: makes them.
+    """
+    if key in _here:
+        return _here[key]
+    path = cache_folder() / "measured.json"
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        _here[key] = {str(name): float(value) for name, value in kept[key].items()}
+        return _here[key]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        _here[key] = dict(measure())
+    try:
+        others = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        others = {}
+    with suppress(OSError):
+        write_whole(path, json.dumps({**(others if isinstance(others, dict) else {}), key: _here[key]}, indent=1))
+    return _here[key]
+
+
+def window_cost(network: Any, channels: int, device: torch.device, precision: str) -> WindowCost:
+    """The cost of a window of a network on this machine, measured at first use.
+
+    Args:
+        network: a `TaskNetwork` in eval mode on `device`.
+        channels: of its input.
+        device, precision: as in `MTMed3DCore.inference.run_network`.
+    """
+
+    def measure() -> dict[str, float]:
+        short, long = (window_seconds(network, (1, channels, *size), device, precision) for size in SAMPLES)
+        small, large = (prod(size) for size in SAMPLES)
+        voxel_s = max((long - short) / (large - small), 0.1 * long / large)
+        return {"fixed_s": max(0.0, short - small * voxel_s), "voxel_s": voxel_s}
+
+    figures = remembered(_key("window", network, device, precision), measure)
+    width = 4 if precision == "fp32" else 2
+    features = int(network.config.get("feature_size", 48))
+    return WindowCost(figures["fixed_s"], figures["voxel_s"], VALUES_KEPT * width * features)
+
+
+def bf16_pays(network: Any, channels: int, device: torch.device) -> bool:
+    """Whether a window in bf16 is so much quicker here that its rounding is worth it; measured at first use."""
+
+    def measure() -> dict[str, float]:
+        # By the processor's own time where it computes: other programs slow both sides, but never alike.
+        clock = time.process_time if device.type == "cpu" else time.perf_counter
+        shape = (1, channels, *SAMPLES[0])
+        exact, coarse = (window_seconds(network, shape, device, each, clock) for each in ("fp32", "bf16"))
+        return {"gain": exact / coarse}
+
+    return remembered(_key("bf16", network, device, "both"), measure)["gain"] >= BF16_GAIN
+
+
+def memory_at_hand(device: torch.device) -> float:
+    """Bytes that a window may take: half of what is free, so that the rest of the analysis has room as well."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] / 2
+    try:
+        pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # not on Windows
+        return float(LARGEST_BYTES)
+    return min(pages / 2, float(LARGEST_BYTES))
+
+
+def window_seconds(
+    network: Any,
+    shape: tuple[int, ...],
+    device: torch.device,
+    precision: str,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Least seconds of encoding, detecting and segmenting one window (B, C, X, Y, Z), after one turn of warm-up."""
+    x = torch.zeros(shape, device=device).normal_(generator=torch.Generator(device).manual_seed(0))
+    seconds = []
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        for _ in range(TURNS + 1):
+            started = clock()
+            features = network.encode(x)
+            network.segment(x, features)
+            network.detect(features)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds.append(clock() - started)
+    return min(seconds[1:])
+
+
+def _key(figure: str, network: Any, device: torch.device, precision: str) -> str:
+    """All that a figure depends on."""
+    processor = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    config = json.dumps(network.config, sort_keys=True)
+    family = getattr(network, "family", "")
+    parts = (figure, processor, f"{torch.get_num_threads()} threads", torch.__version__, family, config, precision)
+    return " | ".join(parts)
+
+
+def _processor() -> str:
+    """Kind of processor: its instructions decide."""
+    return f"{platform.machine()} {platform.processor()} {torch.backends.cpu.get_cpu_capability()}"

@@ -1,0 +1,116 @@
+"""Windows that cover a volume, and how large they had best be.
+
+The network's maps have strides up to 32, so windows start at multiples of 32 in a volume padded to multiples of 32:
+then every level of every window falls on one common lattice, and stitching is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise, product
+from math import prod
+
+from MTMed3DCore.inference.settings import GRANULE
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window in the padded working volume.
+
+    Args:
+        start: first voxel.
+        size: sides in voxels.
+        own: lower and upper bound (half-open) of the part of the volume that this window answers for; the parts of all
+            windows tile the padded volume.
+    """
+
+    start: Triple
+    size: Triple
+    own: tuple[Triple, Triple]
+
+    @property
+    def slices(self) -> tuple[slice, slice, slice]:
+        """Index of the window's voxels."""
+        x, y, z = (slice(a, a + n) for a, n in zip(self.start, self.size, strict=True))
+        return x, y, z
+
+
+@dataclass(frozen=True)
+class WindowCost:
+    """What a window takes on a machine, linear in its voxels.
+
+    Args:
+        fixed_s: seconds of any window.
+        voxel_s: seconds of each of its voxels.
+        voxel_bytes: memory of each of its voxels at the peak.
+    """
+
+    fixed_s: float
+    voxel_s: float
+    voxel_bytes: float
+
+    def seconds(self, sizes: Iterable[Triple]) -> float:
+        """Of windows of these sizes."""
+        return sum(self.fixed_s + prod(size) * self.voxel_s for size in sizes)
+
+
+def plan_windows(extent: Triple, window: int | Triple) -> tuple[Triple, list[Window]]:
+    """Windows that cover a volume, all of one size.
+
+    Neighbours overlap by 32 voxels (by more at the far end); an axis that fits into one window gets one of its own
+    padded length.
+
+    Args:
+        extent: sides of the working volume.
+        window: sides of the windows, or the one side of cubic ones; multiples of 32, at least 64.
+
+    Returns:
+        The sides of the padded volume, multiples of 32, and the windows.
+    """
+    largest = (window, window, window) if isinstance(window, int) else window
+    axes: list[list[tuple[int, int, int, int]]] = []
+    padded = padded_extent(extent)
+    for full, side in zip(padded, largest, strict=True):
+        size = min(side, full)
+        stride = max(GRANULE, size - GRANULE)
+        starts = [*range(0, full - size, stride), full - size]
+        cuts = [0, *((a + size + b) // 2 for a, b in pairwise(starts)), full]
+        axes.append([(a, size, low, high) for a, (low, high) in zip(starts, pairwise(cuts), strict=True)])
+    windows = []
+    for x, y, z in product(*axes):
+        start, size3, low3, high3 = zip(x, y, z, strict=True)
+        windows.append(Window(start, size3, (low3, high3)))
+    return padded, windows
+
+
+def padded_extent(extent: Triple) -> Triple:
+    """Sides of a volume padded to multiples of 32."""
+    if max(extent) <= GRANULE:  # the deepest level's norms need more than one voxel
+        extent = (2 * GRANULE, extent[1], extent[2])
+    x, y, z = (-(-side // GRANULE) * GRANULE for side in extent)
+    return x, y, z
+
+
+def quickest_sides(extent: Triple, window: int, cost: WindowCost, memory_bytes: float) -> Triple:
+    """Sides of windows that cover a volume in the least time.
+
+    No side is shorter than the model's own (or than the volume): the norms of the network are to see at least as much
+    as in training.
+
+    Args:
+        extent: sides of the working volume.
+        window: the model's own side.
+        cost: of a window.
+        memory_bytes: that a window may take; the model's own window is taken however little there is.
+    """
+    first, second, third = (range(min(window, full), full + 1, GRANULE) for full in padded_extent(extent))
+    fitting = [(first[0], second[0], third[0])]
+    fitting += [(x, y, z) for x in first for y in second for z in third if x * y * z * cost.voxel_bytes <= memory_bytes]
+
+    def rank(sides: Triple) -> tuple[float, int]:
+        return cost.seconds(each.size for each in plan_windows(extent, sides)[1]), prod(sides)
+
+    return min(fitting, key=rank)

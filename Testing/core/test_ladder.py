@@ -1,0 +1,96 @@
+"""What happens when memory is short, with simulated errors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_pipeline import SETTINGS, BrightTumourNetwork, bundle, study
+
+from MTMed3DCore.errors import OutOfResources
+from MTMed3DCore.inference import analyze
+from MTMed3DCore.inference.ladder import Rung, climb_down, ladder
+from MTMed3DCore.inference.windows import RawResult
+
+CUDA = torch.device("cuda")
+NOTHING = RawResult(np.zeros((3, 1, 1, 1), np.float32), np.zeros((0, 6), np.float32), np.zeros(0, np.float32), None)
+
+
+class SmallMemoryNetwork(BrightTumourNetwork):
+    """Has memory for windows of 64 voxels and no larger ones."""
+
+    def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
+        if max(x.shape[2:]) > 64:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+        return super().encode(x)
+
+
+def climbed(rungs: list[Rung], suffices: Any) -> Rung:
+    """The rung that served, where memory suffices for some only."""
+
+    def run(rung: Rung) -> RawResult:
+        if not suffices(rung):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return NOTHING
+
+    return climb_down(rungs, run)[1]
+
+
+def test_a_gpu_tries_one_window_at_a_time_then_smaller_ones_then_the_cpu() -> None:
+    rungs = ladder(CUDA, (96, 128, 64), 4, may_leave=True)
+    assert [(each.device.type, each.window, each.batch) for each in rungs] == [
+        ("cuda", (96, 128, 64), 4),
+        ("cuda", (96, 128, 64), 1),
+        ("cuda", (64, 64, 64), 1),
+        ("cpu", (96, 128, 64), 1),
+    ]
+    codes = [None if each.notice is None else each.notice.code for each in rungs]
+    assert codes == [None, "memory-one-window", "memory-small-windows", "device-fallback"]
+
+
+def test_a_device_that_was_asked_for_is_not_left_and_the_smallest_window_not_divided() -> None:
+    assert [each.device.type for each in ladder(CUDA, (96, 96, 96), 1, may_leave=False)] == ["cuda", "cuda"]
+    assert len(ladder(torch.device("cpu"), (64, 64, 64), 1, may_leave=True)) == 1
+
+
+def test_the_first_rung_that_suffices_serves() -> None:
+    rungs = ladder(CUDA, (96, 96, 96), 4, may_leave=True)
+    assert climbed(rungs, lambda rung: True) is rungs[0]
+    assert climbed(rungs, lambda rung: rung.batch == 1) is rungs[1]
+    assert climbed(rungs, lambda rung: rung.device.type == "cpu") is rungs[3]
+    with pytest.raises(torch.OutOfMemoryError):
+        climbed(rungs, lambda rung: False)
+
+
+def test_other_errors_are_not_taken_for_short_memory() -> None:
+    tried = []
+
+    def run(rung: Rung) -> RawResult:
+        tried.append(rung)
+        raise RuntimeError("expected scalar type Float")
+
+    with pytest.raises(RuntimeError, match="scalar type"):
+        climb_down(ladder(CUDA, (96, 96, 96), 4, may_leave=True), run)
+    assert len(tried) == 1
+
+
+def test_findings_name_the_smaller_windows_and_hold_the_same_tumour() -> None:
+    settings = replace(SETTINGS, window=96, spacing_mm=0.6)
+    findings = analyze(study(), bundle(settings), device="cpu", network=SmallMemoryNetwork())
+    assert "memory-small-windows" in [notice.code for notice in findings.warnings]
+    expected = analyze(study(), bundle(settings), device="cpu", network=BrightTumourNetwork())
+    assert "memory-small-windows" not in [notice.code for notice in expected.warnings]
+    assert findings.labels.any()
+    assert (findings.labels == expected.labels).all()
+
+
+def test_short_memory_at_the_last_rung_is_a_refusal() -> None:
+    class Greedy(BrightTumourNetwork):
+        def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
+            raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(OutOfResources):
+        analyze(study(), bundle(replace(SETTINGS, window=96)), device="cpu", network=Greedy())

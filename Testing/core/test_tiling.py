@@ -1,0 +1,82 @@
+"""The sizes of windows that a measured cost recommends, and what is measured and remembered for it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from MTMed3DCore.inference import measured
+from MTMed3DCore.inference.measured import bf16_pays, cache_folder, remembered, window_cost
+from MTMed3DCore.inference.tiling import WindowCost, plan_windows, quickest_sides
+
+BRAIN = (144, 176, 139)
+LINEAR = WindowCost(fixed_s=0.1, voxel_s=1e-6, voxel_bytes=1000.0)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MTMED3D_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(measured, "_here", {})
+
+
+def seconds(sides: tuple[int, int, int] | int) -> float:
+    return LINEAR.seconds(window.size for window in plan_windows(BRAIN, sides)[1])
+
+
+def test_with_memory_enough_one_window_without_overlap_is_quickest():
+    assert quickest_sides(BRAIN, 96, LINEAR, 1e12) == (160, 192, 160)
+    assert seconds((160, 192, 160)) < 0.5 * seconds(96)
+
+
+def test_with_less_memory_windows_keep_within_it_and_are_still_quicker_than_the_models():
+    sides = quickest_sides(BRAIN, 96, LINEAR, 1000.0 * 160 * 128 * 160)
+    assert sides[0] * sides[1] * sides[2] <= 160 * 128 * 160
+    assert seconds(sides) < seconds(96)
+    assert all(side % 32 == 0 and side >= 96 for side in sides)
+
+
+def test_without_memory_the_models_own_window_stays():
+    assert quickest_sides(BRAIN, 96, LINEAR, 0.0) == (96, 96, 96)
+    assert quickest_sides((60, 176, 30), 96, LINEAR, 0.0) == (64, 96, 32)
+
+
+def test_figures_are_measured_once_and_kept_for_the_next_process(monkeypatch):
+    assert remembered("speed", lambda: {"s": 2.0}) == {"s": 2.0}
+    monkeypatch.setattr(measured, "_here", {})
+    assert remembered("speed", lambda: {"s": 3.0}) == {"s": 2.0}
+    assert remembered("other", lambda: {"s": 4.0}) == {"s": 4.0}
+    monkeypatch.setattr(measured, "_here", {})
+    assert remembered("speed", lambda: {"s": 3.0}) == {"s": 2.0}
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"speed": 1}', '{"speed": {"s": "fast"}}'])
+def test_a_damaged_cache_is_measured_anew(content):
+    cache_folder().mkdir(parents=True)
+    (cache_folder() / "measured.json").write_text(content)
+    assert remembered("speed", lambda: {"s": 3.0}) == {"s": 3.0}
+
+
+def test_a_cache_that_cannot_be_written_costs_a_measurement_and_no_more(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MTMED3D_CACHE", str(tmp_path / "file" / "folder"))
+    assert remembered("speed", lambda: {"s": 3.0}) == {"s": 3.0}
+    assert remembered("speed", lambda: {"s": 4.0}) == {"s": 3.0}
+
+
+def test_the_cost_of_any_window_follows_from_two(monkeypatch):
+    monkeypatch.setattr(
+        measured, "window_seconds", lambda _, shape, *rest: 0.25 + 2e-6 * shape[2] * shape[3] * shape[4]
+    )
+    cost = window_cost(SimpleNamespace(config={"feature_size": 12}), 4, torch.device("cpu"), "fp32")
+    assert cost.seconds([(128, 96, 96)]) == pytest.approx(0.25 + 2e-6 * 128 * 96 * 96)
+    assert cost.seconds([(96, 96, 96)] * 3) == pytest.approx(3 * (0.25 + 2e-6 * 96**3))
+
+
+@pytest.mark.parametrize(("gain", "pays"), [(1.2, False), (1.4, True)])
+def test_bf16_is_taken_where_it_was_measured_to_pay(monkeypatch, gain, pays):
+    monkeypatch.setattr(measured, "window_seconds", lambda *each: gain if each[3] == "fp32" else 1.0)
+    assert bf16_pays(SimpleNamespace(config={}), 4, torch.device("cpu")) is pays
+    monkeypatch.setattr(measured, "window_seconds", lambda *each: 1.0)
+    assert bf16_pays(SimpleNamespace(config={}), 4, torch.device("cpu")) is pays

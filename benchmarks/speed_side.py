@@ -1,0 +1,182 @@
+"""One side of ``speed.py``, in a process of its own: a request a line on standard input, its figures a line back."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.inferers import sliding_window_inference
+from torch.utils.flop_counter import FlopCounterMode
+
+from MTMed3DCore.allocator import keep_freed_memory
+from MTMed3DCore.inference import InferenceSettings
+from MTMed3DCore.inference.measured import memory_at_hand, window_cost
+from MTMed3DCore.inference.tiling import quickest_sides
+from MTMed3DCore.inference.windows import run_network
+from MTMed3DCore.networks import MultiTaskNetwork, build_network
+from MTMed3DCore.preparation import PreparedStudy, prepare
+from MTMed3DCore.study import Study
+
+SIDES = ("plain", "ours")
+STUDY = "study"
+PARTS = ("encoder", "segmentation decoder", "detection decoder", "grading branch", "whole window")
+OVERLAP = 0.25
+ANCHORS = [[12.0, 12.0, 12.0]]
+
+
+def networks(features: int, device: torch.device) -> dict[str, MultiTaskNetwork]:
+    """The same random network twice: MONAI's forward with its defaults, and ours."""
+    torch.manual_seed(0)
+    plain = build_network("mtmed3d", features, num_anchors=1).eval()
+    for module in plain.modules():
+        if hasattr(module, "use_flash_attention"):
+            module.use_flash_attention = False
+    ours = build_network("mtmed3d", features, num_anchors=1).eval()
+    ours.load_state_dict(plain.state_dict())
+    # The class's `encode` is ours; the plain side asks MONAI's encoder itself.
+    plain.encode = lambda x: plain.encoder(x)  # type: ignore[method-assign]
+    ours.to(device).multiply_out()
+    return {"plain": plain.to(device), "ours": ours}
+
+
+def parts_of(network: MultiTaskNetwork, features: int, side: int) -> dict[str, Callable[[], list[torch.Tensor]]]:
+    """Each part as a call without arguments; the same input to every network of the same size."""
+    device = next(network.parameters()).device
+    random = torch.Generator().manual_seed(1)
+
+    def noise(channels: int, stride: int) -> torch.Tensor:
+        return torch.randn(1, channels, *(side // stride,) * 3, generator=random).to(device)
+
+    x, logits = noise(4, 1), noise(3, 1)
+    levels = [noise(features * 2**level, 2 ** (level + 1)) for level in range(5)]
+
+    def whole() -> list[torch.Tensor]:
+        output = network(x)
+        assert output.segmentation is not None
+        assert output.grade is not None
+        return [output.segmentation, output.grade, *(each for pair in output.detection or [] for each in pair)]
+
+    return {
+        "encoder": lambda: list(network.encode(x)),
+        "segmentation decoder": lambda: [_there(network.segment(x, levels))],
+        "detection decoder": lambda: [each for pair in network.detect(levels) or [] for each in pair],
+        "grading branch": lambda: [_there(network.grade(logits))],
+        "whole window": whole,
+    }
+
+
+def _there(output: torch.Tensor | None) -> torch.Tensor:
+    assert output is not None
+    return output
+
+
+def count_flops(features: int, side: int, part: str) -> int:
+    """Operations of the plain form of a part, a multiply and an add being two, by PyTorch's counter."""
+    network = networks(features, torch.device("meta"))["plain"]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        parts_of(network, features, side)[part]()
+    return counter.get_total_flops()
+
+
+def whole_volume(study: Study, spacing_mm: float, prepared: PreparedStudy) -> tuple[torch.Tensor, list[int]]:
+    """What a plain implementation computes on, the whole field of view, and where the brain's box begins in it."""
+    extent = np.asarray(study.grid.shape) * np.asarray(study.grid.spacing) / spacing_mm
+    shape = np.maximum(np.round(extent).astype(int), prepared.grid.shape)
+    volume = torch.zeros((1, 4, *shape.tolist()))
+    first = [int(s - n) // 2 for s, n in zip(shape, prepared.grid.shape, strict=True)]
+    where = tuple(slice(f, f + n) for f, n in zip(first, prepared.grid.shape, strict=True))
+    volume[(0, slice(None), *where)] = torch.from_numpy(prepared.image)
+    return volume, first
+
+
+def plain_study(network: MultiTaskNetwork, volume: torch.Tensor, side: int, device: torch.device) -> torch.Tensor:
+    """All tasks by MONAI's sliding window, the grade once on the middle of the volume; the logits."""
+
+    def window(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        levels = network.encode(x)
+        maps = [each for level in network.detect(levels) or [] for each in level]
+        return (_there(network.segment(x, levels)), *maps)
+
+    outputs = sliding_window_inference(volume.to(device), side, 1, window, overlap=OVERLAP, mode="gaussian")
+    logits: torch.Tensor = outputs[0]
+    middle = [slice(max(0, (n - side) // 2), max(0, (n - side) // 2) + side) for n in logits.shape[2:]]
+    network.grade(logits[(..., *middle)])
+    return logits.cpu()
+
+
+def study_call(name: str, network: MultiTaskNetwork, setting: dict[str, Any]) -> Callable[[], list[torch.Tensor]]:
+    """From the prepared volume to the regions on the box of the brain, as logits or what has their sign."""
+    side, device = setting["side"], torch.device(setting["device"])
+    study = Study.read(Path(setting["study"]))
+    prepared = prepare(study, spacing_mm=setting["spacing_mm"], normalisation="zscore_brain")
+    if name == "plain":
+        volume, first = whole_volume(study, setting["spacing_mm"], prepared)
+        box = tuple(slice(f, f + n) for f, n in zip(first, prepared.grid.shape, strict=True))
+        brain = torch.from_numpy(prepared.brain)
+
+        def by_monai() -> list[torch.Tensor]:
+            logits = plain_study(network, volume, side, device).float()[(..., *box)]
+            return [torch.where(brain, logits, torch.tensor(-1.0))]
+
+        return by_monai
+    settings = InferenceSettings(
+        spacing_mm=setting["spacing_mm"], window=side, anchor_shapes=ANCHORS, grading_crop=side
+    )
+    quick = setting["mode"] == "quick"
+    window = None
+    if quick:
+        cost = window_cost(network, 4, device, setting["precision"])
+        window = quickest_sides(prepared.grid.shape, side, cost, memory_at_hand(device))
+
+    def by_us() -> list[torch.Tensor]:
+        raw = run_network(network, prepared, settings, device, setting["precision"], window=window, glance=quick)
+        inside = raw.regions * prepared.brain
+        return [torch.from_numpy(np.where(inside > 0, inside - settings.region_threshold, -1.0))[None]]
+
+    return by_us
+
+
+def main() -> None:
+    """Serve requests until the input ends."""
+    name, setting = sys.argv[1], json.loads(sys.argv[2])
+    device = torch.device(setting["device"])
+    if name == "ours":
+        keep_freed_memory()
+    network = networks(setting["features"], device)[name]
+    calls = parts_of(network, setting["features"], setting["side"])
+    if setting["study"]:
+        calls[STUDY] = study_call(name, network, setting)
+    for line in sys.stdin:
+        request = json.loads(line)
+        print(json.dumps(answer(calls[request["part"]], request["output"], setting, device)), flush=True)
+
+
+def answer(
+    call: Callable[[], list[torch.Tensor]], output: str | None, setting: dict[str, Any], device: torch.device
+) -> dict[str, float]:
+    """One call: its figures; its tensors go to the file `output`."""
+    synchronise = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    rounded = torch.autocast(device.type, torch.bfloat16, enabled=setting["precision"] == "bf16")
+    with torch.no_grad(), rounded:
+        synchronise()
+        started, busy = time.perf_counter(), time.process_time()
+        made = call()
+        synchronise()
+        figures = {"seconds": time.perf_counter() - started, "processor_s": time.process_time() - busy}
+    if output is not None:
+        torch.save([each.float().cpu() for each in made], output)
+    if device.type == "cuda":
+        return figures | {"peak_mib": torch.cuda.max_memory_allocated(device) / 2**20}
+    return figures | {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
+
+
+if __name__ == "__main__":
+    main()
