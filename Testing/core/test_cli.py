@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from MTMed3DCore import __version__, cli, doctor
+from MTMed3DCore.cohort.studies import CHANNELS
 from MTMed3DCore.commands import analyze
 from MTMed3DCore.errors import Cancelled, InputRefused, ModelRefused, OutOfResources, WrongUse
 
 COMMANDS = (
     *(["analyze"], ["demo"], ["doctor"], ["model"], ["model", "list"], ["model", "info"], ["model", "verify"]),
-    *(["federate"], ["federate", "simulate"], ["federate", "serve"], ["federate", "join"]),
+    *(["federate"], ["federate", "simulate"], ["federate", "serve"], ["federate", "join"], ["prepare"], ["series"]),
 )
 
 
@@ -150,7 +151,7 @@ def test_too_little_memory_is_a_lack_of_resources(monkeypatch: pytest.MonkeyPatc
 
 
 def options(output: Path, *cases: Path, **files: Path) -> Namespace:
-    return Namespace(output=output, cases=list(cases), **{channel: files.get(channel) for channel in analyze.CHANNELS})
+    return Namespace(output=output, cases=list(cases), **{channel: files.get(channel) for channel in CHANNELS})
 
 
 def test_several_cases_are_a_cohort_and_one_is_not(tmp_path: Path) -> None:
@@ -244,7 +245,7 @@ def test_analyze_takes_a_study_from_files_to_results_and_json(
     head = np.sqrt(x**2 + y**2 + z**2) < 0.8
     generator = np.random.default_rng(0)
     (tmp_path / "case").mkdir()
-    for sequence in analyze.CHANNELS:
+    for sequence in CHANNELS:
         image = np.where(head, 100 + 10 * generator.standard_normal(head.shape), 0).astype(np.float32)
         nibabel.save(nibabel.Nifti1Image(image, np.diag([4, 4, 4, 1])), tmp_path / "case" / f"{sequence}.nii.gz")
     arguments = ["analyze", str(tmp_path / "case"), "-o", str(tmp_path / "out"), "--model", "tiny", "--device", "cpu"]

@@ -98,6 +98,7 @@ def study_with(head: HeadStudy, **scanned: Volume) -> SimpleNamespace:
 @pytest.fixture
 def verdicts(monkeypatch):
     """Lets registrations end as a test wants, without running any."""
+    monkeypatch.setattr("MTMed3DCore.preparation.head.bias_corrected", lambda image: image)  # only steers the search
 
     def give(**wanted: Registration) -> None:
         def pretended(fixed: FixedImage, moving: object, sequence: str) -> Registration:
@@ -114,16 +115,18 @@ FAILED = Registration("flair", np.eye(4), "header", "failed", 11.25)
 def test_a_study_whose_registration_failed_is_refused_with_the_figure_and_a_way_out(head: HeadStudy, verdicts) -> None:
     verdicts(flair=FAILED)
     with pytest.raises(InputRefused, match=r"flair \(two runs end 11.2 mm apart\)") as refused:
-        prepare(study_with(head), spacing_mm=3.0, external=False)
+        prepare(study_with(head), spacing_mm=3.0, mask=head.brain)
     assert refused.value.code == "registration-failed"
     assert "--preparation" in refused.value.remedy
 
 
 def test_to_be_looked_at_it_is_kept_where_its_header_puts_it(head: HeadStudy, verdicts) -> None:
     verdicts(flair=FAILED)
-    prepared = prepare(study_with(head), spacing_mm=3.0, external=False, keep_failed=True)
+    prepared = prepare(study_with(head), spacing_mm=3.0, mask=head.brain, keep_failed=True)
     assert "registration-failed" in [notice.code for notice in prepared.warnings]
     np.testing.assert_array_equal(prepared.record.registrations[2].matrix, np.eye(4))
+    again = prepare(study_with(head), spacing_mm=3.0, earlier=prepared.record)  # by --preparation, seen and accepted
+    assert "registration-failed" in [notice.code for notice in again.warnings]
 
 
 def test_a_doubtful_registration_is_a_warning_with_its_figure(head: HeadStudy, verdicts) -> None:
@@ -136,7 +139,7 @@ def test_a_doubtful_registration_is_a_warning_with_its_figure(head: HeadStudy, v
 def test_a_transform_that_the_user_corrected_replaces_the_failed_one(head: HeadStudy, verdicts, tmp_path) -> None:
     verdicts(flair=FAILED)
     study = study_with(head)
-    write_preparation(prepare(study, spacing_mm=3.0, external=False, keep_failed=True).record, tmp_path)
+    write_preparation(prepare(study, spacing_mm=3.0, mask=head.brain, keep_failed=True).record, tmp_path)
     corrected = motion((0, 0, 4), (5, 0, 0), np.zeros(3))
     SimpleITK.WriteTransform(itk_transform(corrected), str(tmp_path / "flair_to_t1ce.tfm"))
     earlier = read_preparation(tmp_path, head.grid)
