@@ -61,7 +61,7 @@ class CohortSettings:
 def fingerprint(settings: CohortSettings, bundle: Bundle) -> dict[str, Any]:
     """What a result depends on beside the study, in JSON types.
 
-    The device is left out, as it is when a model is evaluated: to go on elsewhere is no reason to begin again, and every
+    The device is left out, as it is when a model is evaluated: to go on elsewhere is no reason to begin again. Every
     result says on which device and in which precision it was computed.
     """
     return {
