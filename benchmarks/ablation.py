@@ -1,4 +1,4 @@
-"""What in the synthetic studies matters: one part of their variety taken away at a time, beside control arms.
+"""What in the synthetic studies matters: one part of their variety taken away, or widened, beside control arms.
 
     python benchmarks/ablation.py OUT [--steps 200] [--only ARM ...] [--cases FOLDER ...]
 
@@ -41,7 +41,7 @@ class Arm:
 
     family: Family
     seed: int
-    without: str
+    change: str
 
 
 def fixed(*names: str) -> Family:
@@ -51,20 +51,35 @@ def fixed(*names: str) -> Family:
     return replace(whole, **{name: (middle, middle) for name, middle in middles.items()})
 
 
+def widened(factor: float, *names: str) -> Family:
+    """The default family with these ranges wider about their middle; no intensity falls below .02."""
+    wider = {}
+    for name in names:
+        low, high = getattr(Family(), name)
+        middle, half = (low + high) / 2, factor * (high - low) / 2
+        wider[name] = (max(0.02, middle - half), middle + half)
+    return replace(Family(), **wider)
+
+
 CONTROL_SEED = 6_000_000
 ARMS = {
-    "control": Arm(Family(), CONTROL_SEED, "nothing"),
-    "control-again": Arm(Family(), CONTROL_SEED + 500_000, "nothing; other studies and first weights"),
-    "one-contrast": Arm(fixed(*CONTRASTS), CONTROL_SEED, "variety of the healthy tissues' intensities"),
+    "control": Arm(Family(), CONTROL_SEED, "none"),
+    "control-again": Arm(Family(), CONTROL_SEED + 500_000, "none; other studies and first weights"),
+    "wider": Arm(
+        replace(widened(2.0, *CONTRASTS), bias=(0.0, 0.35), noise=(0.002, 0.05)),
+        CONTROL_SEED,
+        "the healthy tissues' intensities twice as varied, more shading and noise",
+    ),
+    "one-contrast": Arm(fixed(*CONTRASTS), CONTROL_SEED, "the healthy tissues' intensities fixed"),
     "clean-scanner": Arm(
         replace(Family(), bias=(0.0, 0.0), noise=(0.002, 0.002), thick_slices=0.0),
         CONTROL_SEED,
-        "shading, noise and thick slices",
+        "no shading, little noise, no thick slices",
     ),
     "one-tumour": Arm(
         fixed("rim", "enhancement", "oedema_reach", "oedema_strength"),
         CONTROL_SEED,
-        "variety of rim, enhancement and oedema",
+        "rim, enhancement and oedema fixed",
     ),
 }
 
@@ -110,12 +125,12 @@ def score(name: str, run: StarterRun, out: Path, cases: Sequence[Path]) -> dict[
 def table(results: dict[str, dict[str, Any]]) -> str:
     """A Markdown table, one arm a line."""
     columns = [*(f"held out {r}" for r in EVALUATED), *(f"real {r}" for r in EVALUATED)]
-    lines = ["| arm | without | " + " | ".join(columns) + " |", "|" + "---|" * (2 + len(columns))]
+    lines = ["| arm | change | " + " | ".join(columns) + " |", "|" + "---|" * (2 + len(columns))]
     for name, result in results.items():
         cells = [f"{result['held_out'][region]:.3f}" for region in EVALUATED]
         real = list(result.get("real", {}).values())
         cells += [f"{np.mean([row[region] for row in real]):.3f}" if real else "-" for region in EVALUATED]
-        lines.append(f"| {name} | {ARMS[name].without} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name} | {ARMS[name].change} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
