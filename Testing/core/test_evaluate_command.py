@@ -161,8 +161,9 @@ def test_a_model_is_run_as_analyze_runs_it_and_its_results_measure_the_same_when
     torch.manual_seed(1)
     settings = InferenceSettings(spacing_mm=4.0, window=64, grading_crop=64)
     network = build_network("mtmed3d", feature_size=12).eval()
-    kwargs = {"name": "tiny", "version": "1", "trained_on": "nothing", "card": "# tiny\n"}
-    save_bundle(tmp_path / "bundle", network, settings, **kwargs)
+    seen = listed.fold(1)[1][0].patient
+    kwargs = {"name": "tiny", "version": "1", "trained_on": "one patient, they say", "card": "# tiny\n"}
+    save_bundle(tmp_path / "bundle", network, settings, **kwargs, trained_patients=[seen, "somebody else"])
     common = [root / "list.json", "--fold", 1, "--pictures", 0]
     assert evaluate(*common, "--model", tmp_path / "bundle", "-o", tmp_path / "run", "--device", "cpu", "--json") == 0
     said = json.loads(capsys.readouterr().out)
@@ -171,6 +172,7 @@ def test_a_model_is_run_as_analyze_runs_it_and_its_results_measure_the_same_when
     assert (tmp_path / "run" / "cases" / names[0] / "preview.png").is_file()
     first = read_evaluation(tmp_path / "run")
     assert first.source["model"]["name"] == "tiny"
+    assert any("trained on 1 of these 2 cases" in note for note in first.notes)
     assert said["summary"] == json.loads(json.dumps(first.summary))
     assert evaluate(*common, "--predictions", tmp_path / "run" / "cases", "-o", tmp_path / "again") == 0
     again = read_evaluation(tmp_path / "again")
@@ -334,16 +336,3 @@ def test_a_folder_of_another_evaluation_is_not_written_into(
     assert evaluate(*arguments, "-o", tmp_path / "x", "--fold", 7) == 2
     assert evaluate(root / "list.json", "--predictions", tmp_path / "none", "-o", tmp_path / "x") == 3
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
-
-
-def test_the_report_says_that_the_model_was_trained_on_what_it_is_measured_on(root: Path, listed: DataList) -> None:
-    from MTMed3DCore.commands.evaluate import _trained_on
-
-    bundle = type("Bundle", (), {"folder": root / "run" / "bundle"})
-    (root / "run").mkdir()
-    for fold, seen in ((0, 2), (None, 4)):
-        config = {"list_sha256": listed.sha256, "settings": {"fold": fold}}
-        (root / "run" / "config.json").write_text(json.dumps(config))
-        assert _trained_on(bundle, listed, listed.cases) == seen
-    (root / "run" / "config.json").write_text(json.dumps({**config, "list_sha256": "other"}))
-    assert _trained_on(bundle, listed, listed.cases) == 0

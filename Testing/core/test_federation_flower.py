@@ -13,7 +13,7 @@ import torch
 from MTMed3DCore import cli
 from MTMed3DCore.errors import InputRefused, WrongUse
 from MTMed3DCore.federation.coordinator import Coordinator
-from MTMed3DCore.federation.flower_processes import APP, Server, check_flower, quiet_environment
+from MTMed3DCore.federation.flower_processes import APP, Server, _over, check_flower, quiet_environment
 from MTMed3DCore.federation.flower_superlink import LocalAdministration
 from MTMed3DCore.federation.plan import OWN, Plan
 from MTMed3DCore.federation.settings import FederationSettings
@@ -73,6 +73,13 @@ def test_nothing_phones_home_and_no_dependency_is_installed_at_run_time(tmp_path
     assert environment["FLWR_DISABLE_UPDATE_CHECK"] == "1"
     assert environment["FLWR_HOME"] == str(tmp_path)
     assert "dependencies = []" in APP["pyproject.toml"]
+
+
+def test_a_run_is_over_when_flower_says_so_and_not_when_it_is_too_busy_to_answer() -> None:
+    running, done = {"status": "running"}, {"status": "finished:completed"}
+    assert _over(json.dumps({"success": True, "runs": [done, done]}))
+    assert not _over(json.dumps({"success": True, "runs": [done, running]}))
+    assert not _over(json.dumps({"success": False, "error-message": "Connection to the SuperLink is unavailable."}))
 
 
 def test_a_plan_tells_a_site_everything_but_what_is_its_own() -> None:

@@ -11,9 +11,7 @@ import numpy.typing as npt
 
 SHAPE = (40, 44, 36)
 SPACING_MM = 4.0
-AFFINE = np.array(
-    [[SPACING_MM, 0, 0, -78.0], [0, SPACING_MM, 0, -86.0], [0, 0, SPACING_MM, -70.0], [0, 0, 0, 1.0]]
-)
+AFFINE = np.array([[SPACING_MM, 0, 0, -78.0], [0, SPACING_MM, 0, -86.0], [0, 0, SPACING_MM, -70.0], [0, 0, 0, 1.0]])
 # fluid, grey matter, white matter, oedema, enhancing tumour
 INTENSITIES = {
     "t1": (150, 450, 650, 380, 360),

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 120.0
 ABOUT_INPUT = (
     "resampled",
+    "sequence-alike",
     "contrast-kinship",
     "contrast-fluid",
     "contrast-enhancement",
@@ -117,7 +118,8 @@ class Worker:
         return Got(kind, (answer["code"],), answer["text"], answer["remedy"])
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
+        assert self._process.stdout
         self._number += 1
         request = {"id": str(self._number), **request}
         late = threading.Timer(PATIENCE_S, self._process.kill)
@@ -137,7 +139,8 @@ class Worker:
 
     def close(self) -> None:
         """End the process as its asker's end does."""
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
+        assert self._process.stdout
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         self._process.wait(PATIENCE_S)

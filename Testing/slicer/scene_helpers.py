@@ -18,6 +18,9 @@ from MTMed3DLib.scene import StudyScene
 from Testing.example_findings import GRIDS, findings_on
 
 SEQUENCES = ("t1", "t1ce", "t2", "flair")
+_STARTED = slicer.vtkMRMLScene(), slicer.vtkSlicerSegmentationsModuleLogic()
+"""As when the application starts: the logic registers what converts segments into label maps."""
+_STARTED[1].SetMRMLScene(_STARTED[0])
 
 
 def add_volume(scene: Any, name: str, grid: Grid, seed: int = 0) -> Any:

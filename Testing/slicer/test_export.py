@@ -16,7 +16,6 @@ from scene_helpers import SEQUENCES, add_volume, shown_study  # noqa: E402
 
 from MTMed3DCore.errors import WrongUse  # noqa: E402
 from MTMed3DCore.exports import write_findings  # noqa: E402
-from MTMed3DCore.exports.review import FORMATS  # noqa: E402
 from MTMed3DCore.reviewed import read_reviewed_case  # noqa: E402
 from MTMed3DLib.background import Stopped  # noqa: E402
 from MTMed3DLib.export import (  # noqa: E402
@@ -37,8 +36,10 @@ FILES = {
     "nifti": {"segmentation.nii.gz"},
     "markups": {"boxes/lesion-1.mrk.json", "boxes/lesion-2.mrk.json"},
     "csv": {"measurements.csv"},
-    "report": {"report.html", "preview.png"},
+    "report": {"report.html", "report.pdf", "preview.png"},
 }
+FORMATS = tuple(FILES)
+"""All but DICOM, whose objects need a study that came as DICOM; see test_panel_dicom.py."""
 
 
 @pytest.fixture

@@ -1,0 +1,66 @@
+"""Writes the table of the corpus as Markdown: every case, what is right, and what came through each entrance.
+
+``python -m Testing.corpus.table [FILE]``; exit code 1 where a case came out wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from Testing.corpus.case import Case, four_files
+from Testing.corpus.cases import ALL
+from Testing.corpus.model import write_model
+from Testing.corpus.plain import write_plain
+from Testing.corpus.runner import Got, Labels, Worker, canonical_labels, faults, through_cli
+
+HEADINGS = ("subject", "case", "expected", "command line", "worker")
+
+
+def main(arguments: list[str]) -> int:
+    """Run every case whose name holds one of the further arguments, or every case."""
+    file = Path(arguments[0]) if arguments else None
+    chosen = [case for case in ALL if not arguments[1:] or any(part in case.name for part in arguments[1:])]
+    with tempfile.TemporaryDirectory() as place:
+        rows, wrong = table(Path(place), chosen)
+    text = "\n".join("| " + " | ".join(row) + " |" for row in [HEADINGS, ("---",) * len(HEADINGS), *rows])
+    text += f"\n\n{len(rows)} cases, {wrong} wrong.\n"
+    if file is None:
+        print(text)
+    else:
+        file.write_text(text, encoding="utf-8")
+    return int(wrong > 0)
+
+
+def table(place: Path, cases: list[Case]) -> tuple[list[tuple[str, ...]], int]:
+    """The rows, and how many cases came out wrong."""
+    model = write_model(place / "model").folder
+    plain = write_plain(place / "plain")
+    through_cli(four_files(plain), place / "plain-result", model)
+    labels = canonical_labels(place / "plain-result")
+    worker = Worker(model)
+    rows, wrong = [], 0
+    for number, case in enumerate(cases):
+        given = case.make(place / f"{number}" / "case", plain)
+        by_cli = through_cli(given, place / f"{number}" / "cli", model)
+        by_worker = worker(given, place / f"{number}" / "worker")
+        cells = [_cell(case, got, labels) for got in (by_cli, by_worker)]
+        wrong += any("WRONG" in cell for cell in cells)
+        rows.append((case.subject, case.name.replace("_", " "), str(case.expected), *cells))
+        print(f"{number + 1}/{len(cases)} {case.name}: {', '.join(cells)}", file=sys.stderr)
+    worker.close()
+    return rows, wrong
+
+
+def _cell(case: Case, got: Got | None, labels: Labels) -> str:
+    if got is None:
+        return "takes files only"
+    found = faults(case.expected, got, labels)
+    return f"WRONG: {got}: {'; '.join(found)}" if found else str(got)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    raise SystemExit(main(sys.argv[1:]))
