@@ -18,7 +18,7 @@ from MTMed3DCore.geometry import Grid
 from MTMed3DCore.progress import Progress, silent
 from MTMed3DCore.recognition.image import contradictions
 from MTMed3DCore.sequences import SEQUENCES, find_sequences, holds_dicom, stem
-from MTMed3DCore.volume import Volume, read_volume, resample
+from MTMed3DCore.volume import Volume, read_volume, refuse_missing, resample
 
 if TYPE_CHECKING:
     from MTMed3DCore.dicom import Series
@@ -41,6 +41,7 @@ class Study:
         series: the DICOM series of each sequence, where the study came as DICOM: what exported objects refer to.
         scanned: the same volumes as the scanner made them, each on its own grid; empty where that is not known. What
             the preparation interpolates from, so that no voxel is interpolated twice.
+        deidentified: whether nothing that is written of it may name the patient; see `exports.deidentify`.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Study:
     warnings: tuple[Notice, ...] = ()
     series: Mapping[str, Series] = field(default_factory=dict)
     scanned: Mapping[str, Volume] = field(default_factory=dict)
+    deidentified: bool = False
 
     @property
     def grid(self) -> Grid:
@@ -96,6 +98,8 @@ class Study:
         for name in SEQUENCES:
             if name not in files:
                 raise InputRefused("sequence-missing", f"The {name} is missing.", f"Give its file with --{name}.")
+        for path in files.values():
+            refuse_missing(path)
         _refuse_same_file(files)
         progress("read", 0.0, "Reading four sequences")
         with ThreadPoolExecutor(len(SEQUENCES)) as pool:

@@ -8,6 +8,7 @@ holds.
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import zlib
 from dataclasses import dataclass
@@ -32,6 +33,16 @@ SHEAR_TOLERANCE = 1e-3
 MEMORY_SHARE = 0.5
 """Share of the machine's free memory that one volume may claim."""
 _INTERPOLATORS = {"linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor, "bspline": sitk.sitkBSpline}
+_UNREADABLE = (
+    nibabel.filebasedimages.ImageFileError,
+    nibabel.spatialimages.HeaderDataError,
+    EOFError,
+    OSError,
+    OverflowError,
+    ValueError,
+    zlib.error,
+)
+"""What nibabel raises on a header that is none."""
 _ITK_SIZES = {"MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4}
 
 
@@ -67,9 +78,7 @@ def read_volume(path: str | Path, *, blank: bool = False) -> Volume:
             scalar image, without a usable geometry, or holds values that are not finite or all the same.
     """
     file = Path(path)
-    if not file.is_file():
-        what = "is a folder" if file.is_dir() else "does not exist"
-        raise InputRefused("file-missing", f"{file} {what}.", "Give the path of an image file.")
+    refuse_missing(file)
     name = file.name.lower()
     if not name.endswith(SUFFIXES):
         raise InputRefused("file-kind", f"{file} is no image that can be read.", f"Give one of {', '.join(SUFFIXES)}.")
@@ -81,6 +90,17 @@ def read_volume(path: str | Path, *, blank: bool = False) -> Volume:
         value = float(volume.array.flat[0])
         raise InputRefused("constant", f"Every voxel of {file} is {value:g}.", "Give the image itself, not a blank.")
     return volume
+
+
+def refuse_missing(file: Path) -> None:
+    """Refuse what is no file: nothing, a folder, a broken link, a pipe.
+
+    Raises:
+        InputRefused: ``file-missing``.
+    """
+    if not file.is_file():
+        what = "is a folder" if file.is_dir() else "is no file" if file.exists() else "does not exist"
+        raise InputRefused("file-missing", f"{file} {what}.", "Give the path of an image file.")
 
 
 def resample(volume: Volume, grid: Grid, interpolation: str = "linear", fill: float = 0.0) -> Volume:
@@ -156,17 +176,19 @@ def _read_nifti(file: Path) -> Volume:
         shape = tuple(int(n) for n in image.shape)
         dtype = header.get_data_dtype()
         offset = int(header["vox_offset"])
-    except (nibabel.filebasedimages.ImageFileError, EOFError, OSError, zlib.error, OverflowError) as error:
-        raise _damaged(file, error) from error
-    except nibabel.spatialimages.HeaderDataError as error:
+    except _UNREADABLE as error:
         raise _damaged(file, error) from error
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     _check_scalar(file, shape, dtype)
-    _check_memory(file, int(np.prod(shape)))
-    grid = Grid((shape[0], shape[1], shape[2]), _nifti_affine(file, image))
+    _check_memory(file, math.prod(shape))
+    try:
+        grid = Grid((shape[0], shape[1], shape[2]), _nifti_affine(file, image))
+    except ValueError as error:  # a quaternion of no rotation, a matrix that is flat or not finite
+        text = f"The geometry of {file} cannot be used: {error}"
+        raise InputRefused("geometry", text, "Correct the header.") from error
     _check_shear(file, grid)
-    _check_payload(file, offset + int(np.prod(shape)) * dtype.itemsize)
+    _check_payload(file, offset + math.prod(shape) * dtype.itemsize)
     try:
         array = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
     except (EOFError, OSError, ValueError, zlib.error) as error:
@@ -243,6 +265,8 @@ def _check_payload(file: Path, needed: int) -> None:
 
 
 def _read_itk(file: Path) -> Volume:
+    if file.suffix.lower() in (".mha", ".mhd"):
+        _check_metaimage_header(file)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(file))
     try:
@@ -255,7 +279,7 @@ def _read_itk(file: Path) -> Volume:
     complex_kinds = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
     kind = np.dtype(np.complex64 if reader.GetPixelIDValue() in complex_kinds else np.float32)
     _check_scalar(file, shape, kind, reader.GetNumberOfComponents())
-    _check_memory(file, int(np.prod(shape)))
+    _check_memory(file, math.prod(shape))
     _check_itk_payload(file)
     try:
         image = reader.Execute()
@@ -270,6 +294,23 @@ def _read_itk(file: Path) -> Volume:
         raise InputRefused("geometry", text, "Correct the header.") from error
 
 
+def _check_metaimage_header(file: Path) -> None:
+    """Refuse a MetaImage header whose counts do not fit its dimensions: ITK reads beyond its memory on one."""
+    with file.open("rb") as stream:
+        head = stream.read(1 << 16).partition(b"ElementDataFile")[0].decode("latin-1")
+    pairs = (line.partition("=") for line in head.splitlines())
+    fields = {key.strip().lower(): value.split() for key, _, value in pairs}
+    dimensions = " ".join(fields.get("ndims", []))
+    if dimensions not in ("2", "3", "4"):
+        raise _damaged(file, f"its NDims is {dimensions[:40]!r}")
+    n = int(dimensions)
+    wanted = {"dimsize": n, "elementspacing": n, "offset": n, "transformmatrix": n * n, "centerofrotation": n}
+    for name, count in wanted.items():
+        values = fields.get(name)
+        if (values is None and name == "dimsize") or (values is not None and len(values) != count):
+            raise _damaged(file, f"its {name} has {len(values or ())} values for {n} dimensions")
+
+
 def _check_itk_payload(file: Path) -> None:
     """Refuse a NRRD or MetaImage file whose data end early; ITK would fill up with zeros."""
     head, _, body = file.read_bytes().partition(b"\n\n" if file.suffix.lower() in (".nrrd", ".nhdr") else b"LOCAL")
@@ -280,6 +321,13 @@ def _check_itk_payload(file: Path) -> None:
         for key, _, value in (line.partition(":" if nrrd else "=") for line in text.splitlines())
         if value
     }
+    placed = ({"space", "space directions"},) if nrrd else ({"transformmatrix"}, {"orientation"}, {"rotation"})
+    if not any(each <= fields.keys() for each in placed):
+        raise InputRefused(
+            "geometry-absent",
+            f"{file} does not say how its axes lie in space, so left and right are unknown.",
+            "Convert it from DICOM again with a tool that writes directions.",
+        )
     data = body if nrrd else body.split(b"\n", 1)[-1]
     detached = fields.get("data file") or fields.get("datafile")
     other = fields.get("elementdatafile")
@@ -289,7 +337,7 @@ def _check_itk_payload(file: Path) -> None:
             raise _damaged(file, f"its data file {target.name} is missing")
         data = target.read_bytes()
     sides = fields.get("sizes") or fields.get("dimsize") or ""
-    voxels = int(np.prod([int(n) for n in sides.split()]))
+    voxels = math.prod(int(n) for n in sides.split())
     if nrrd:
         encoding = fields.get("encoding", "raw")
         packed = encoding in ("gzip", "gz")

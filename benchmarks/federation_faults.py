@@ -57,7 +57,7 @@ def make_lists(folder: Path) -> None:
                 grade = "HGG" if made else "LGG"
                 write_study(study, folder / name / grade / f"BraTS19_{name}{made}_1")
                 made += 1
-        build_datalist([folder / name]).write(folder / f"{name}.json")
+        build_datalist([folder / name], folds=0).write(folder / f"{name}.json")
 
 
 def processes_of(pid: int) -> list[int]:
@@ -237,6 +237,7 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--only", nargs="+", choices=runs, default=list(runs))
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # also then everything that was started is ended
     out: Path = options.out.resolve()
     if not (out / "south.json").is_file():
         make_lists(out)

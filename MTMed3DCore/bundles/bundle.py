@@ -29,6 +29,7 @@ from MTMed3DCore.bundles.manifest import (
     read_manifest,
 )
 from MTMed3DCore.bundles.provenance import took_part
+from MTMed3DCore.bundles.weights import check_header
 from MTMed3DCore.errors import ModelRefused, WrongUse
 from MTMed3DCore.findings import ModelIdentity
 from MTMed3DCore.hashing import file_sha256
@@ -49,6 +50,7 @@ CARD = "docs/README.md"
 NETWORK_TARGET = "MTMed3DCore.networks.build_network"
 MAX_WEIGHTS_BYTES = 2 << 30
 """Greatest size of a weights file; the published network in fp32 has an eighth of it."""
+_PLAIN = "Use a bundle whose configuration holds plain values."
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -199,13 +201,14 @@ def network_with_weights(config: dict[str, Any], content: bytes, source: Path) -
 
     from MTMed3DCore.networks import build_network
 
+    check_header(content, source)
     try:
         tensors = load(content)
     except (SafetensorError, ValueError, KeyError) as error:
         raise ModelRefused("weights-unreadable", f"{source} is no safetensors file: {error}.") from error
     try:
         network = build_network(**config)
-    except (TypeError, ValueError, WrongUse) as error:
+    except (TypeError, ValueError, RuntimeError, MemoryError, WrongUse) as error:
         raise ModelRefused("bundle-network", f"{source.parent.parent} describes no network: {error}") from error
     refuse_misfit(
         tensors,
@@ -262,13 +265,17 @@ def _refuse_expressions(source: Path, where: str, value: object) -> None:
         case dict():
             for key, item in value.items():
                 if not str(key).isidentifier() or str(key).startswith("_"):
-                    raise ModelRefused("bundle-target", f"{source}: {where} has the key {key!r}, which is not allowed.")
+                    raise ModelRefused(
+                        "bundle-target", f"{source}: {where} has the key {key!r}, which is not allowed.", _PLAIN
+                    )
                 _refuse_expressions(source, f"{where}.{key}", item)
         case list():
             for index, item in enumerate(value):
                 _refuse_expressions(source, f"{where}[{index}]", item)
         case str() if value[:1] in {"$", "@", "%"}:
-            raise ModelRefused("bundle-target", f"{source}: {where} is the expression {value!r}, which is never run.")
+            raise ModelRefused(
+                "bundle-target", f"{source}: {where} is the expression {value!r}, which is never run.", _PLAIN
+            )
 
 
 def _settings(folder: Path, content: object) -> InferenceSettings | ImageSettings:

@@ -136,12 +136,13 @@ def _new_version(folder: Path) -> Iterator[Path]:
         write_manifest(partial)
         read_bundle(partial)
         partial.chmod(0o755)  # mkdtemp makes it private; a bundle may be shared
-        _replace(partial, folder)
+        replace_folder(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _replace(partial: Path, folder: Path) -> None:
+def replace_folder(partial: Path, folder: Path) -> None:
+    """Rename `partial` to `folder`; what lies there is removed after that, or put back should it fail."""
     if not folder.exists():
         partial.rename(folder)
         return

@@ -12,6 +12,7 @@ from MTMed3DCore.errors import InputRefused
 
 CHANNELS = ("t1", "t1ce", "t2", "flair")
 """The sequences; `MTMed3DCore.sequences.SEQUENCES`, named here so that the help loads no numpy."""
+_AS_TEXT = "Save it as CSV in UTF-8."
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,11 @@ class Request:
         if self.id:
             return self.id
         source = self.case or self.files["t1ce"]
-        return source.resolve().name.split(".")[0] if source.is_file() else source.resolve().name
+        try:
+            name = source.resolve().name
+        except (OSError, RuntimeError, ValueError):  # links in a circle, a null character: refused when it is read
+            name = source.name
+        return name.split(".")[0] if source.is_file() else name
 
 
 def read_list(path: Path) -> list[Request]:
@@ -100,10 +105,10 @@ def _read_table(path: Path) -> list[Request]:
     with path.open(newline="", encoding="utf-8-sig") as stream:
         reader = csv.DictReader(stream)
         try:
-            rows = list(reader)
+            rows, headings = list(reader), reader.fieldnames or ()
         except (csv.Error, UnicodeDecodeError) as error:
-            raise InputRefused("list-unreadable", f"{path} is no readable CSV file: {error}.") from error
-    columns = {str(column).strip().lower(): column for column in reader.fieldnames or ()}
+            raise InputRefused("list-unreadable", f"{path} is no readable CSV file: {error}.", _AS_TEXT) from error
+    columns = {str(column).strip().lower(): column for column in headings}
     wanted: Sequence[str] = ("case",) if "case" in columns else CHANNELS
     missing = [column for column in wanted if column not in columns]
     if missing:
@@ -118,7 +123,11 @@ def _request(path: Path, number: int, row: dict[Any, Any], columns: dict[str, st
     cells = {name: (row.get(columns[name]) or "").strip() for name in (*wanted, *(["id"] if "id" in columns else []))}
     empty = [name for name, cell in cells.items() if not cell]
     if empty:
-        raise InputRefused("list-cell", f"Line {number} of {path} has nothing under {', '.join(empty)}.")
+        raise InputRefused(
+            "list-cell",
+            f"Line {number} of {path} has nothing under {', '.join(empty)}.",
+            "Fill it, or leave the line out.",
+        )
     study_id = cells.pop("id", "")
     if study_id in {".", ".."} or set(study_id) & set('/\\:*?"<>|'):
         text = f"Line {number} of {path} has the id {study_id!r}, which cannot be the name of a folder."

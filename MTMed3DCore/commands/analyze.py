@@ -17,6 +17,7 @@ from MTMed3DCore.commands.clinical import (
     check_clinical_options,
     check_study,
     given_files,
+    named_as_asked,
     named_series,
     read_preparations,
     read_prior,
@@ -106,7 +107,8 @@ def run(options: argparse.Namespace) -> int:
     findings, path = analyze_one(request, options.output, load_model(options), options)
     if options.json:
         document = json.loads(path.read_text(encoding="utf-8"))
-        answer = {"id": request.name, "output": str(options.output), "findings": document, "error": None}
+        name = findings.study_id if options.deidentify else request.name
+        answer = {"id": name, "output": str(options.output), "findings": document, "error": None}
         print(json.dumps({"studies": [answer]}, indent=2))
     else:
         print_findings(findings, options.output)
@@ -147,6 +149,7 @@ def read_analyze_write(
     study = Study.read(request.case, **request.files, series=named_series(options), progress=progress)
     if request.id:
         study = replace(study, id=request.id)
+    study = named_as_asked(options, study)
     check_study(options, study)
     mask, preparation = read_preparations(options, study)
     findings = analyze(

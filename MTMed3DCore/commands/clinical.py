@@ -120,6 +120,7 @@ def add_clinical_options(parser: argparse.ArgumentParser) -> None:
         help="add dicom/: segmentation (BINARY unless LABELMAP is said), structured report, report; needs DICOM input",
     )
     group.add_argument("--bids", type=Path, metavar="DATASET", help="add the result to a dataset of BIDS derivatives")
+    group.add_argument("--deidentify", metavar="NAME", help="write nothing that names the patient; NAME stands for it")
 
 
 def check_clinical_options(options: argparse.Namespace, cohort: bool) -> None:
@@ -130,6 +131,9 @@ def check_clinical_options(options: argparse.Namespace, cohort: bool) -> None:
     """
     if named_series(options) and (cohort or not options.cases):
         raise WrongUse("usage", "--series belongs to one CASE folder of DICOM files.", "Analyse it on its own.")
+    if getattr(options, "deidentify", None) and (cohort or getattr(options, "prior", None)):
+        text = "--deidentify belongs to one study, without --prior: an earlier result may name the patient."
+        raise WrongUse("usage", text, "Analyse each study on its own, with a name of its own.")
     if getattr(options, "dicom", None):
         from MTMed3DCore.exports.dicom import check_dicom_export
 
@@ -155,6 +159,16 @@ def named_series(options: argparse.Namespace) -> dict[str, str]:
             raise WrongUse("usage", f"--series {text} is not NAME=NUMBER.", remedy)
         named[name] = number.strip()
     return named
+
+
+def named_as_asked(options: argparse.Namespace, study: Study) -> Study:
+    """The study, or with ``--deidentify`` one that names nobody."""
+    pseudonym: str | None = getattr(options, "deidentify", None)
+    if pseudonym is None:
+        return study
+    from MTMed3DCore.exports.deidentify import deidentified_study
+
+    return deidentified_study(study, pseudonym)
 
 
 def check_study(options: argparse.Namespace, study: Study) -> None:

@@ -20,6 +20,9 @@ STAGES = {
     "write": "Writing",
     "train": "Training",
     "evaluate": "Evaluating",
+    "download": "Downloading",
+    "unpack": "Unpacking",
+    "verify": "Checking",
 }
 
 

@@ -130,11 +130,15 @@ class DataList:
         """
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputRefused("list-damaged", f"{path} cannot be read: {error}.", "Make the list again.") from error
         _check(document, str(path))
         base = path.resolve().parent
-        cases = tuple(_case(entry, base) for entry in document["cases"])
+        try:
+            cases = tuple(_case(entry, base) for entry in document["cases"])
+        except ValueError as error:  # what a schema cannot say of numbers
+            text = f"{path} has boxes or files that cannot be: {error}"
+            raise InputRefused("list-damaged", text, "Make the list again.") from error
         _check_cases(cases, path, complete)
         skipped = tuple(Skipped(entry["path"], entry["reason"]) for entry in document["skipped"])
         notes = tuple(document["notes"])

@@ -57,12 +57,15 @@ def scan(places: str | Path | Sequence[str | Path], progress: Progress = silent)
         dataset = _read_header(path)
         if dataset is None:
             continue
-        patients.setdefault(patient_of(dataset), path)
+        try:
+            patients.setdefault(patient_of(dataset), path)
+            # The position too, because careless anonymisers give every slice the same identifier.
+            uid = f"{dataset.get('SOPInstanceUID', path)} {dataset.get('ImagePositionPatient')}"
+            series_uid = str(dataset.get("SeriesInstanceUID", ""))
+        except Exception as error:  # pydicom makes values of bytes only now
+            raise _damaged(path, error) from error
         if len(patients) > 1:
             _refuse_patients(list(patients.values()))
-        series_uid = str(dataset.get("SeriesInstanceUID", ""))
-        # The position too, because careless anonymisers give every slice the same identifier.
-        uid = f"{dataset.get('SOPInstanceUID', path)} {dataset.get('ImagePositionPatient')}"
         if uid in seen:
             copies[series_uid] += 1
             continue
@@ -120,15 +123,18 @@ def _bare(path: Path) -> bool:
 def _read_header(path: Path) -> Any | None:
     """The header of a DICOM object of a series, or None for anything else."""
     import pydicom
-    from pydicom.errors import InvalidDicomError
 
     if not (_has_magic(path) or _bare(path)):
         return None
     try:
         dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
         return dataset if dataset.get("SOPClassUID") and dataset.get("SeriesInstanceUID") else None
-    except (InvalidDicomError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise InputRefused("file-damaged", f"{path} is damaged: {error}.", "Copy or export it again.") from error
+    except Exception as error:  # pydicom raises whatever its parts raise
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> InputRefused:
+    return InputRefused("file-damaged", f"{path} is damaged: {error}.", "Copy or export it again.")
 
 
 def _refuse_patients(files: Sequence[Path]) -> None:
@@ -142,12 +148,20 @@ def _divide(members: Sequence[tuple[Any, Path]]) -> list[Series]:
     """The stacks of one DICOM series."""
     first = members[0][0]
     if not is_image(first):
-        return [Series(header_of(first), (), problem=KIND_NAMES.get(kind_of(first), "no image"), files=_paths(members))]
+        try:
+            header = header_of(first)
+        except Exception as error:
+            raise _damaged(members[0][1], error) from error
+        return [Series(header, (), problem=KIND_NAMES.get(kind_of(first), "no image"), files=_paths(members))]
     parts: dict[tuple[Any, ...], list[Any]] = defaultdict(list)
     owners: dict[tuple[Any, ...], Any] = {}
     unplaced = []
     for dataset, path in members:
-        for key, frame, dataset_of_frame in frames_of(dataset, path):
+        try:
+            described = list(frames_of(dataset, path))
+        except Exception as error:  # pydicom makes values of bytes only now
+            raise _damaged(path, error) from error
+        for key, frame, dataset_of_frame in described:
             if frame is None:
                 unplaced.append(path)
                 continue

@@ -117,7 +117,12 @@ def read_findings(folder: str | Path) -> Findings:
     path = Path(folder)
     path = path / FINDINGS if path.is_dir() else path
     document = read_document(path)
-    grid = document_grid(document)
+    try:
+        grid = document_grid(document)
+        document_findings(document, np.zeros(grid.shape, np.uint8))
+    except (ValueError, TypeError, OverflowError, MemoryError) as error:  # what a schema cannot say of numbers
+        text = f"{path} holds a grid, a box or a date that cannot be: {error}."
+        raise InputRefused("findings-invalid", text, "Restore the file or analyse the study again.") from error
     mask = path.parent / PREPARATION / MASK
     brain = read_mask(mask, grid) if "preparation" in document and mask.is_file() else None
     findings = document_findings(document, read_nifti(path.parent / SEGMENTATION, grid), brain)

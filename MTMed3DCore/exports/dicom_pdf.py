@@ -13,6 +13,7 @@ TITLE = "MTMed3D report (research use only)"
 _PATIENT = (
     "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyID",
     "StudyDate", "StudyTime", "StudyDescription", "AccessionNumber", "ReferringPhysicianName", "SpecificCharacterSet",
+    "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence",
 )  # fmt: skip
 
 

@@ -59,7 +59,12 @@ def sources_of(findings: Findings) -> DicomSources:
         InputRefused: ``dicom-source``, the study did not come as DICOM, or its files have gone.
     """
     series = getattr(findings.study, "series", None) or {}
-    return read_sources({name: [frame.path for frame in each.frames] for name, each in series.items()})
+    sources = read_sources({name: [frame.path for frame in each.frames] for name, each in series.items()})
+    if getattr(findings.study, "deidentified", False):
+        from MTMed3DCore.exports.deidentify import deidentified_sources  # which is made of what stands here
+
+        return deidentified_sources(sources, findings.study_id)
+    return sources
 
 
 def read_sources(files: Mapping[str, Sequence[Path]]) -> DicomSources:
@@ -88,7 +93,7 @@ def read_sources(files: Mapping[str, Sequence[Path]]) -> DicomSources:
         if missing:
             text = f"The T1ce series lacks {', '.join(missing)}, which DICOM objects must refer to."
             raise InputRefused("dicom-source", text, "Export the series again with its identifiers.")
-        _complete(dataset)
+        complete(dataset)
     study = read["t1ce"][0].StudyInstanceUID
     others = [d for name in read if name != "t1ce" for d in read[name] if d.get("StudyInstanceUID") == study]
     return DicomSources(read["t1ce"], others)
@@ -123,7 +128,7 @@ def refuse_elsewhere(sources: DicomSources, grid: Grid) -> None:
         raise InputRefused("dicom-elsewhere", text, _ELSEWHERE)
 
 
-def _complete(dataset: Dataset) -> None:
+def complete(dataset: Dataset) -> None:
     """Attributes that every object must have, empty where the source has none."""
     for keyword in (
         "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate", "StudyTime",

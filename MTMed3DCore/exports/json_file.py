@@ -96,7 +96,7 @@ def read_document(path: Path) -> dict[str, Any]:
     except OSError as error:
         remedy = "Name the output folder of an analysis."
         raise InputRefused("findings-missing", f"{path} cannot be read: {error}.", remedy) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         remedy = "Restore the file or analyse the study again."
         raise InputRefused("findings-invalid", f"{path} is not JSON: {error}.", remedy) from error
     check_document(document, path.name)

@@ -224,7 +224,11 @@ def _follow(
     bundle = folder / BUNDLE / "configs" / "metadata.json"
     before = bundle.stat().st_mtime_ns if bundle.is_file() else 0
     checked = time.monotonic()
-    while not (bundle.is_file() and bundle.stat().st_mtime_ns != before):
+
+    def written() -> bool:
+        return bundle.is_file() and bundle.stat().st_mtime_ns != before
+
+    while not written():
         course = _course(folder)
         for record in course["rounds"][told:]:
             absent = "".join(f"; without {site} ({reason})" for site, reason in record["absent"].items())
@@ -236,13 +240,17 @@ def _follow(
             )
         if time.monotonic() - checked > LOOK_EVERY:
             checked = time.monotonic()
-            listed = json.loads(_call(["flwr", "list", CONNECTION, "--format", "json"], environment, log))
-            over = all(str(run["status"]).startswith("finished") for run in listed["runs"])
-            if over and not (bundle.is_file() and bundle.stat().st_mtime_ns != before):
+            if _over(_call(["flwr", "list", CONNECTION, "--format", "json"], environment, log)) and not written():
                 raise OutOfResources("federation-ended", f"The run ended before its last round; see {log}.", RESUME)
         time.sleep(0.5)
     for record in _course(folder)["rounds"][told:]:
         say(f"Round {record['round']}: {', '.join(record['sites']) or 'no site'}.")
+
+
+def _over(listed: str) -> bool:
+    """Whether Flower lists its runs and all have finished; a server too busy to answer gives no list."""
+    runs = json.loads(listed).get("runs", ())
+    return bool(runs) and all(str(run["status"]).startswith("finished") for run in runs)
 
 
 RESUME = "Serve it again with --resume: it goes on from its last round."

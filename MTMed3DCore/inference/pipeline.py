@@ -147,8 +147,8 @@ def analyze(
         label = "HGG" if raw.hgg_probability >= 0.5 else "LGG"
         grade = Grade(label, raw.hgg_probability, calibration=grade_calibration(bundle.metadata))
     findings = Findings(
-        study_id=study.id,
-        sources={name: str(path) for name, path in study.sources.items()},
+        study_id=_as_unicode(study.id),
+        sources={name: _as_unicode(str(path)) for name, path in study.sources.items()},
         grid=study.grid,
         labels=labels,
         lesions=lesions,
@@ -279,3 +279,8 @@ def _memory_refusals() -> Iterator[None]:
             "The memory does not suffice to analyse this study.",
             "Close other programs, use --device cpu, or choose a model with a smaller window.",
         ) from error
+
+
+def _as_unicode(name: str) -> str:
+    """A name for documents; bytes of a file name that are no Unicode become question marks."""
+    return name.encode("utf-8", "replace").decode("utf-8")

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 Mask = npt.NDArray[np.bool_]
 
 
-def measure_region(
-    region: Mask, labels: npt.NDArray[np.uint8], grid: Grid, plane: FloatArray | None
-) -> dict[str, Any]:
+def measure_region(region: Mask, labels: npt.NDArray[np.uint8], grid: Grid, plane: FloatArray | None) -> dict[str, Any]:
     """Measurements of one lesion.
 
     Args:

@@ -18,6 +18,8 @@ from MTMed3DCore.geometry import Grid, VoxelBox
 Mask = npt.NDArray[np.bool_]
 BORDER_SHARE = 0.5
 """Share of a sequence's outermost voxels that must hold one and the same value for its background to be masked out."""
+SMALLEST_BRAIN_ML = 0.5
+"""Below it there is no brain in the image, whatever lights up."""
 LARGEST_BRAIN_ML = 2500.0
 """A masked region beyond this is a head whose air was set to zero, not a brain (adult brains stay below 2000 ml)."""
 CONSENSUS = 2
@@ -63,10 +65,10 @@ def find_stripped_brain(sequences: Mapping[str, npt.NDArray[Any]], grid: Grid) -
             shown[name] = contrast > _TOLERANCE * np.percentile(off[:: max(1, off.size // 100_000)], 99)
             votes += shown[name]
     brain = _solid(votes >= min(CONSENSUS, len(sequences)))
-    if not brain.any():
+    if brain.sum() * grid.voxel_volume_ml < SMALLEST_BRAIN_ML:
         raise InputRefused(
             "brain-empty",
-            "No voxel shows tissue in two sequences at once.",
+            f"Only {brain.sum() * grid.voxel_volume_ml:.2g} ml show tissue in two sequences at once.",
             "Check that the four files belong to one study and are not blank.",
         )
     if brain.sum() * grid.voxel_volume_ml > LARGEST_BRAIN_ML:

@@ -178,9 +178,7 @@ def _as_scanned(study: Study) -> dict[str, Volume]:
     return volumes
 
 
-def _registered(
-    volumes: Mapping[str, Volume], progress: Progress
-) -> tuple[dict[str, Image], tuple[Registration, ...]]:
+def _registered(volumes: Mapping[str, Volume], progress: Progress) -> tuple[dict[str, Image], tuple[Registration, ...]]:
     """The sequences as scanned without the coils' shading, and where each lies against the T1ce."""
     from MTMed3DCore.preparation.head import bias_corrected, settled
     from MTMed3DCore.preparation.registration import FixedImage, register

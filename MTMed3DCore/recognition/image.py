@@ -10,6 +10,7 @@ speak clearly, as on sequences that are not registered, and only ever warns.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,8 @@ FLUID_SHARE = 0.03
 """The darkest share of the inside on T1 and T1ce that is taken for fluid."""
 KINSHIP = 0.3
 """By how much another pairing of the sequences must correlate better to be taken for the true one."""
+ALIKE = 0.9999
+"""Correlation from which two sequences are one image; the noise of two acquisitions keeps them well below."""
 DARK, BRIGHT = 0.45, 0.7
 """Mean rank below which fluid counts as dark, and above which it counts as bright."""
 ENHANCED = 3.0
@@ -48,8 +51,17 @@ def contradictions(volumes: Mapping[str, Volume]) -> tuple[Notice, ...]:
 
 def _judge(values: Mapping[str, npt.NDArray[np.float64]]) -> tuple[Notice, ...]:
     ranks = {name: _ranks(array) for name, array in values.items()}
-    fault = _kinship(ranks) or _fluid(ranks) or _enhancement(values)
+    fault = _alike(values) or _kinship(ranks) or _fluid(ranks) or _enhancement(values)
     return (fault,) if fault else ()
+
+
+def _alike(values: Mapping[str, npt.NDArray[np.float64]]) -> Notice | None:
+    """No two sequences may be one image in other units or stored along other axes."""
+    for a, b in combinations(values, 2):
+        if values[a].std() and values[b].std() and np.corrcoef(values[a], values[b])[0, 1] > ALIKE:
+            text = f"The images taken for {NAMES[a]} and {NAMES[b]} are one and the same: find the missing sequence."
+            return Notice("sequence-alike", text)
+    return None
 
 
 def _kinship(ranks: Mapping[str, npt.NDArray[np.float64]]) -> Notice | None:

@@ -132,7 +132,8 @@ def test_headers_of_a_dicom_study_reach_only_dicom_objects(model: Path, tmp_path
     objects = sorted((out / "dicom").glob("*.dcm"))
     others = [path for path in (*written(out), *written(tmp_path / "bids")) if path not in objects]
     assert len(others) > 12
-    assert found(others, shown.out, shown.err) == []
+    marks = [mark for mark in MARKS if mark.replace("-", "") != DAY]  # the report says when the patient was examined
+    assert found(others, shown.out, shown.err, marks=marks) == []
     for path in objects:
         assert str(pydicom.dcmread(path).PatientName) == TAGS["PatientName"], "these belong to the patient's record"
 
@@ -164,8 +165,8 @@ def test_a_deidentified_dicom_study_names_nobody_anywhere(model: Path, tmp_path:
     used = {
         i.ReferencedSOPInstanceUID for s in segmentation.ReferencedSeriesSequence for i in s.ReferencedInstanceSequence
     }
-    assert used == referred
-    assert len(referred) == SIDE
+    assert referred < used
+    assert (len(referred), len(used)) == (SIDE, 4 * SIDE)
     assert segmentation.SOPInstanceUID in str(measurements)
 
 

@@ -183,6 +183,16 @@ def header_cut_short(folder: Path) -> Given:
     return given
 
 
+@CASES.refuses("file-damaged", "IM", plain=False)
+def position_that_is_no_number(folder: Path) -> Given:
+    given = _examination(folder)
+    file = _files(folder)[5]
+    content = file.read_bytes()
+    start = content.index(b"\x20\x00\x32\x00DS") + 8
+    file.write_bytes(content[:start] + b"x" * 4 + content[start + 4 :])
+    return given
+
+
 @CASES.refuses("slices-missing", "lacks", plain=False)
 def slice_that_is_rubbish(folder: Path) -> Given:
     """Passed over as no DICOM file, and then missed."""

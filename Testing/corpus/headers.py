@@ -16,7 +16,7 @@ from Testing.corpus.plain import AFFINE, SHAPE, save, sequence
 
 CASES = Subject("headers and geometry")
 # Where fields of a NIfTI-1 header stand.
-DIM, DATATYPE, PIXDIM, VOX_OFFSET, QFORM_CODE, SFORM_CODE, SROW_X = 40, 70, 76, 108, 252, 254, 280
+DIM, DATATYPE, PIXDIM, VOX_OFFSET, QFORM_CODE, SFORM_CODE, QUATERNION, SROW_X = 40, 70, 76, 108, 252, 254, 256, 280
 
 
 def patch(file: Path, *changes: tuple[int, object, str]) -> None:
@@ -98,6 +98,16 @@ def spacing_of_zero_beside_a_whole_sform(folder: Path) -> None:
 @CASES.refuses("geometry", "flair")
 def transform_of_not_a_number(folder: Path) -> None:
     patch(folder / "flair.nii.gz", (SROW_X, [np.nan, 0, 0, 0], "<f4"))
+
+
+@CASES.refuses("geometry", "flair")
+def quaternion_that_is_no_rotation(folder: Path) -> None:
+    patch(folder / "flair.nii.gz", (QUATERNION, [5, 5, 5], "<f4"))
+
+
+@CASES.refuses("geometry", "flair")
+def spacing_that_is_not_finite(folder: Path) -> None:
+    patch(folder / "flair.nii.gz", (PIXDIM + 4, [np.inf, 4, 4], "<f4"), (SFORM_CODE, 0, "<i2"))
 
 
 @CASES.refuses("geometry", "flair")

@@ -11,9 +11,9 @@ from MTMed3DCore.inference.settings import InferenceSettings
 from MTMed3DCore.networks import build_network
 
 
-def write_model(folder: Path) -> Bundle:
+def write_model(folder: Path, seed: int = 0) -> Bundle:
     """Write the bundle into `folder`, which is made."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     settings = InferenceSettings(spacing_mm=8.0, window=64, grading_crop=64)
     network = build_network("mtmed3d", feature_size=12, tasks=("segmentation",))
     return save_bundle(folder, network, settings, name="corpus", version="1", trained_on="Nothing.", card="A test.")
