@@ -109,7 +109,7 @@ def run_tests(arguments: list) -> int:
     os.chdir(ROOT)
     codes = [call("-m", "ruff", "check", "."), call("-m", "mypy")]
     # One thread a worker: the workers together use every core, and more threads than cores slow each other down.
-    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPLBACKEND": "Agg", "PYTHONUNBUFFERED": "1"}
     workers = str(min(8, os.cpu_count() or 1))
     codes.append(call("-m", "pytest", "-n", workers, *arguments, environment=threads))
     return next((code for code in codes if code), 0)

@@ -6,11 +6,11 @@ Importing this module, and printing any help, loads neither torch nor numpy: a c
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from MTMed3DCore import __version__
@@ -27,7 +27,9 @@ from MTMed3DCore.commands import (
     series,
     train,
 )
-from MTMed3DCore.errors import Cancelled, MTMed3DError, OutOfResources, WrongUse
+from MTMed3DCore.errors import Cancelled, MTMed3DError, WrongUse
+from MTMed3DCore.process import open_standard_streams, terminated_as_interrupted
+from MTMed3DCore.worker.failures import foreseen
 
 COMMANDS = (analyze, demo, series, prepare, datalist, train, evaluate, benchmark, federate, model, doctor)
 """Modules with ``add_parser(subparsers)``; the order is that of the help."""
@@ -79,43 +81,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in arguments
+    open_standard_streams()
+    options = argparse.Namespace()
     try:
-        options = build_parser().parse_args(arguments)
-        return int(options.run(options))
+        with terminated_as_interrupted():
+            options = build_parser().parse_args(arguments)
+            return int(options.run(options))
     except KeyboardInterrupt:
         return report(Cancelled(), as_json)
     except MTMed3DError as error:
         return report(error, as_json)
-    except MemoryError as error:
-        text = f"The memory of this machine does not suffice. {error}".strip()
-        remedy = "Close other programs, or use a machine with more memory."
-        return report(OutOfResources("out-of-memory", text, remedy), as_json)
     except BrokenPipeError:
-        # Whoever read the output has gone, as `| head` does; without this, Python complains when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # whoever read it has gone, as `| head` does
         return 0
-    except OSError as error:
-        return report(_refusal(error), as_json)
     except SystemExit as stop:  # argparse ends --help and --version this way
         return stop.code if isinstance(stop.code, int) else 0
-
-
-def _refusal(error: OSError) -> MTMed3DError:
-    """A file that cannot be read or written, in the words of the system."""
-    text = f"{error.filename or 'A file'}: {error.strerror or error}."
-    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM}:
-        return OutOfResources("disk-full", text, "Free some space, or give another output folder.")
-    return WrongUse("file-access", text, "Check that the path exists and that you may read and write there.")
+    except Exception as error:
+        known = foreseen(error, getattr(options, "device", "cpu"))
+        if known is None:
+            raise  # a fault of the software, which its traceback describes best
+        return report(known, as_json)
 
 
 def report(error: MTMed3DError, as_json: bool) -> int:
     """Say a refusal on stderr, and with `as_json` on stdout for a machine; returns its exit code."""
-    print(f"error: {error.text}", file=sys.stderr)
-    if error.remedy:
-        print(f"remedy: {error.remedy}", file=sys.stderr)
-    if as_json:
-        print(json.dumps({"error": {"code": error.code, "text": error.text, "remedy": error.remedy}}))
+    try:
+        print(f"error: {error.text}", file=sys.stderr)
+        if error.remedy:
+            print(f"remedy: {error.remedy}", file=sys.stderr)
+        if as_json:
+            print(json.dumps({"error": {"code": error.code, "text": error.text, "remedy": error.remedy}}), flush=True)
+    except BrokenPipeError:  # nobody listens; the exit code still says it
+        _drop_output()
     return error.exit_code
+
+
+def _drop_output() -> None:
+    """Send what is left to say nowhere; without this, Python complains when it flushes at the end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # no file, in a test
+            os.dup2(nowhere, stream.fileno())
 
 
 if __name__ == "__main__":

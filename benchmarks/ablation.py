@@ -70,6 +70,11 @@ ARMS = {
         CONTROL_SEED,
         "the healthy tissues' intensities twice as varied, more shading and noise",
     ),
+    "varied": Arm(
+        FAMILIES["varied"],
+        CONTROL_SEED,
+        "the family of the starter: as wider, and cortex brighter on FLAIR more often, curve more varied",
+    ),
     "one-contrast": Arm(fixed(*CONTRASTS), CONTROL_SEED, "the healthy tissues' intensities fixed"),
     "clean-scanner": Arm(
         replace(Family(), bias=(0.0, 0.0), noise=(0.002, 0.002), thick_slices=0.0),
@@ -115,8 +120,8 @@ def score(name: str, run: StarterRun, out: Path, cases: Sequence[Path]) -> dict[
     if cases:
         settings = replace(settings, region_threshold=level)
         card = f"# {name}\n\nFor research use only. An arm of an ablation.\n"
-        bundle = out / "bundle"
-        save_bundle(bundle, network, settings, name=name, version="0", trained_on=TRAINED_ON, card=card, overwrite=True)
+        bundle, trained_on = out / "bundle", TRAINED_ON.format(family=name)
+        save_bundle(bundle, network, settings, name=name, version="0", trained_on=trained_on, card=card, overwrite=True)
         scored = {case.name: measure(case, out / case.name, str(bundle)) for case in cases}
         result["real"] = {case: {region: row["found"][region] for region in EVALUATED} for case, row in scored.items()}
     return result

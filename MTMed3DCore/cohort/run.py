@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from time import perf_counter
-from types import FrameType
 
 from MTMed3DCore.cohort.folder import OVERVIEW, STATE, SUMMARY, CohortFolder
 from MTMed3DCore.cohort.outcome import Outcome
@@ -20,6 +17,7 @@ from MTMed3DCore.cohort.studies import Request
 from MTMed3DCore.cohort.table import write_table
 from MTMed3DCore.errors import MTMed3DError, WrongUse
 from MTMed3DCore.evaluation.files import case_name
+from MTMed3DCore.process import terminated_as_interrupted
 
 RESERVED = (STATE, SUMMARY, OVERVIEW)
 Analyse = Callable[[Sequence[Request], CohortFolder, CohortSettings], Generator[Outcome, None, None]]
@@ -149,20 +147,3 @@ def refuse_names(requests: Sequence[Request]) -> None:
             text = f"A study is called {request.name}, as is a file of every cohort."
             raise WrongUse("study-name", text, "List it in a CSV file with a column `id`.")
         seen[folder] = request.name
-
-
-@contextmanager
-def terminated_as_interrupted() -> Iterator[None]:
-    """Take SIGTERM, which batch systems send first, like Ctrl-C; only a main thread can."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -81,9 +81,9 @@ def _healthy(lattice: Lattice, family: Family, tissue: Tissue) -> tuple[dict[str
         images[name] = image * (1 + sign * random.uniform(0, 0.06) * mottled + random.uniform(0, 0.05) * broad)
     images["t2"] = images["t2"] * (1 - 0.15 * tissue.deep_grey)  # iron
     images["flair"] = images["flair"] * (1 - random.uniform(0, 0.2) * tissue.deep_grey)
-    if random.chance(0.5):  # cortex that is brighter on FLAIR in places, by coil and by nature
+    if random.chance(family.bright_cortex):  # cortex that is brighter on FLAIR in places, by coil and by nature
         patches = torch.sigmoid(3 * (lattice.noise(random.uniform(8, 20)) - random.uniform(0.3, 1.5)))
-        images["flair"] = images["flair"] + random.uniform(0.05, 0.25) * patches * tissue.grey
+        images["flair"] = images["flair"] + random.within(family.bright_cortex_flair) * patches * tissue.grey
     aged = tissue.lesions_of_age
     images["flair"] = images["flair"] + aged * random.uniform(0.15, 0.5)
     images["t2"] = images["t2"] + aged * random.uniform(0.1, 0.4)
@@ -157,7 +157,7 @@ def _scan(lattice: Lattice, family: Family, image: torch.Tensor) -> torch.Tensor
     if random.chance(family.thick_slices):
         axis = 2 if random.chance(0.7) else random.integer(0, 1)
         spread[axis] = random.within(family.slice_blur_mm) / spacing
-    image = blur(image, spread).clamp(min=0.01) ** math.exp(0.16 * random.normal())
+    image = blur(image, spread).clamp(min=0.01) ** math.exp(family.curve * random.normal())
     image = image * torch.exp(random.within(family.bias) * lattice.noise(random.uniform(35, 60)))
     grain = random.white(lattice.shape)
     if random.chance(0.5):

@@ -27,6 +27,9 @@ class Family:
         oedema_strength: 0 as white matter, 1 as wet as oedema gets.
         white_t1, grey_t1, fluid_t1, white_t2, grey_t2, fluid_t2, white_flair, fluid_flair: tissue intensities.
         grey_over_white_flair: added to the white matter's FLAIR.
+        bright_cortex: share of studies whose cortex is brighter on FLAIR in places.
+        bright_cortex_flair: added there.
+        curve: deviation of the logarithm of the exponent of the intensity curve.
         atrophy: 0 narrow to 1 wide sulci.
         ventricles: scale of the ventricles.
         bias: log amplitude of the coil's shading.
@@ -53,6 +56,9 @@ class Family:
     fluid_t2: Range = (0.85, 1.35)
     white_flair: Range = (0.44, 0.60)
     grey_over_white_flair: Range = (0.0, 0.18)
+    bright_cortex: float = 0.5
+    bright_cortex_flair: Range = (0.05, 0.25)
+    curve: float = 0.16
     fluid_flair: Range = (0.08, 0.32)
     atrophy: Range = (0.0, 1.0)
     ventricles: Range = (0.55, 1.7)
@@ -64,6 +70,24 @@ class Family:
 
 FAMILIES = {
     "default": Family(),
+    # No scanner, no protocol and no brain alike: healthy tissue about twice as varied, more shading, noise and curve.
+    "varied": replace(
+        Family(),
+        white_t1=(0.70, 1.03),
+        grey_t1=(0.46, 0.78),
+        fluid_t1=(0.02, 0.46),
+        white_t2=(0.22, 0.46),
+        grey_t2=(0.37, 0.62),
+        fluid_t2=(0.70, 1.50),
+        white_flair=(0.36, 0.68),
+        grey_over_white_flair=(-0.06, 0.27),
+        bright_cortex=0.7,
+        bright_cortex_flair=(0.05, 0.32),
+        fluid_flair=(0.02, 0.44),
+        curve=0.22,
+        bias=(0.0, 0.35),
+        noise=(0.002, 0.05),
+    ),
     # Settings are chosen on this one: its ranges are shifted against the default ones, and overlap them.
     "held_out": replace(
         Family(),
@@ -78,6 +102,9 @@ FAMILIES = {
         grey_t2=(0.50, 0.60),
         white_flair=(0.52, 0.66),
         grey_over_white_flair=(0.05, 0.25),
+        bright_cortex=0.9,
+        bright_cortex_flair=(0.10, 0.35),
+        curve=0.20,
         ventricles=(0.8, 2.0),
         bias=(0.1, 0.25),
         noise=(0.01, 0.03),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ def write_bundle(
     """Write a trained network as the bundle in the folder of its run.
 
     Args:
-        folder: of the run; the bundle has its name.
+        folder: of the run; the bundle has its name, with a dash for what a bundle's name cannot hold.
         network: with its final weights.
         settings: of the training.
         inference: how it is applied.
@@ -41,15 +42,16 @@ def write_bundle(
         trained_patients: as `save_bundle`.
     """
     family = find_family(settings.network_family)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).lstrip("._-")[:64] or "trained"
     card = (
-        f"# {folder.name}\n\n**For research use only.** A network of the family {family.name} ({family.reference}), "
+        f"# {name}\n\n**For research use only.** A network of the family {family.name} ({family.reference}), "
         f"trained with MTMed3D {MTMed3DCore.__version__} {learned}; tasks: {', '.join(settings.tasks)}{more}\n"
     )
     return save_bundle(
         folder / BUNDLE,
         network.cpu().eval(),
         inference,
-        name=folder.name,
+        name=name,
         version="1.0.0",
         trained_on=trained_on,
         card=card,

@@ -6,6 +6,7 @@ import json
 import random
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from MTMed3DCore.training.trainer import Trainer
 
 REUSED_PATCHES = 400
 """Patches kept for a second look while the next study is still being made."""
+SAVE_EVERY_S = 120.0
+SNAPSHOTS = (0.4, 0.6, 0.8, 1.0)
+"""Shares of a run after which its averaged weights are kept: which of them is best is for other studies to say."""
 
 
 def anchors_for(settings: StarterSettings, studies: int = 60) -> list[list[float]]:
@@ -59,24 +63,40 @@ class StarterRun:
     seeds: tuple[int, ...] = ()
 
     @classmethod
-    def read(cls, folder: Path) -> StarterRun:
+    def read(cls, folder: Path, share: float | None = None) -> StarterRun:
         """The run in a folder, finished or not.
+
+        Args:
+            folder: that `train_starter` wrote.
+            share: one of `SNAPSHOTS`, for the run as it was then; None for its last weights.
 
         Raises:
             InputRefused: the folder holds no run.
         """
         try:
             record = json.loads((folder / "settings.json").read_text())
-            weights = torch.load(folder / "average.pt", weights_only=True)
-            last = json.loads((folder / "history.jsonl").read_text().splitlines()[-1])
+            weights = torch.load(folder / (_snapshot(share) if share else "average.pt"), weights_only=True)
+            lines = (folder / "history.jsonl").read_text().splitlines()
         except FileNotFoundError as missing:
             text = f"{folder} holds no run of the starter: {missing.filename} is missing."
             raise InputRefused("run-missing", text, "Name the folder that an earlier run wrote.") from missing
+        history = [json.loads(line) for line in lines]
+        last = history[-1] if share is None else next(row for row in history if row["progress"] >= share)
         earlier = {"steps": 0, "minutes": 0.0, "seeds": [], **record.pop("earlier", {})}
         shapes = record.pop("anchor_shapes")
         steps, minutes = earlier["steps"] + last["step"], earlier["minutes"] + last["s"] / 60
         settings = StarterSettings.from_dict(record)
         return cls(settings, shapes, weights, steps, minutes, (*earlier["seeds"], settings.seed))
+
+
+def _snapshot(share: float) -> str:
+    return f"average-{share:.0%}.pt"
+
+
+def _save(weights: dict[str, torch.Tensor], path: Path) -> None:
+    temporary = path.with_suffix(".tmp")
+    torch.save(weights, temporary)
+    temporary.replace(path)
 
 
 def _start_from(trainer: Trainer, earlier: StarterRun) -> None:
@@ -88,11 +108,11 @@ def _start_from(trainer: Trainer, earlier: StarterRun) -> None:
 
 
 def train_starter(settings: StarterSettings, folder: Path, earlier: StarterRun | None = None) -> None:
-    """Train for the given time; writes ``settings.json``, ``history.jsonl`` and ``average.pt`` into `folder`.
+    """Train for the given time, or number of steps.
 
     Args:
         settings: of this run.
-        folder: of this run.
+        folder: of this run; gets ``settings.json``, ``history.jsonl``, ``average.pt`` and a file for each snapshot.
         earlier: a run to go on from, with its weights and anchors but other studies and a learning rate of its own.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,27 +129,32 @@ def train_starter(settings: StarterSettings, folder: Path, earlier: StarterRun |
     stream = SyntheticPatches(
         settings.seed, settings.spacing_mm, settings.study_shape, sides, settings.wide_share, 2, settings.family
     )
-    loader = DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4)
-    recent: deque[Patch] = deque(maxlen=REUSED_PATCHES)
-    pick = random.Random(settings.seed)
+    marks = deque(SNAPSHOTS)
     start, saved, progress = time.monotonic(), 0.0, 0.0
-    with (folder / "history.jsonl").open("w") as history:
-        for patch in loader:
-            recent.append(patch)
-            again = pick.sample(list(recent), min(settings.batch, len(recent)))
-            for batch in ([patch], again) if settings.batch == 1 else (again,):
-                elapsed = time.monotonic() - start
-                progress = trainer.steps / settings.steps if settings.steps else elapsed / (settings.minutes * 60)
-                losses = trainer.step(batch, min(1.0, progress))
-                row: dict[str, Any] = {"s": round(elapsed), "step": trainer.steps}
-                row |= {task: round(value, 4) for task, value in losses.items()}
-                row["weights"] = [round(float(w), 3) for w in trainer.balance.weights.detach()]
-                history.write(json.dumps(row) + "\n")
-            history.flush()
-            if elapsed - saved > 120 or progress >= 1:
+    with (folder / "history.jsonl").open("w", buffering=1) as history:
+        for batch in _batches(stream, settings):
+            elapsed = time.monotonic() - start
+            progress = (trainer.steps + 1) / settings.steps if settings.steps else elapsed / (settings.minutes * 60)
+            losses = trainer.step(batch, min(1.0, progress))
+            row: dict[str, Any] = {"s": round(elapsed), "step": trainer.steps, "progress": progress}
+            row |= {task: round(value, 4) for task, value in losses.items()}
+            row["weights"] = [round(float(w), 3) for w in trainer.balance.weights.detach()]
+            history.write(json.dumps(row) + "\n")
+            while marks and progress >= marks[0]:
+                _save(trainer.averaged_network.state_dict(), folder / _snapshot(marks.popleft()))
+            if elapsed - saved > SAVE_EVERY_S or progress >= 1:
                 saved = elapsed
-                temporary = folder / "average.pt.tmp"
-                torch.save(trainer.averaged_network.state_dict(), temporary)
-                temporary.replace(folder / "average.pt")
+                _save(trainer.averaged_network.state_dict(), folder / "average.pt")
             if progress >= 1:
                 break
+
+
+def _batches(stream: SyntheticPatches, settings: StarterSettings) -> Iterator[list[Patch]]:
+    """Batches without end: each new patch, and while the next study is being made some of the latest again."""
+    recent: deque[Patch] = deque(maxlen=REUSED_PATCHES)
+    pick = random.Random(settings.seed)
+    for patch in DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4):
+        recent.append(patch)
+        if settings.batch == 1:
+            yield [patch]
+        yield pick.sample(list(recent), min(settings.batch, len(recent)))

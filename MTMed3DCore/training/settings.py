@@ -131,7 +131,7 @@ class StarterSettings(TrainSettings):
     minutes: float = 30.0
     steps: int = 0
     study_shape: tuple[int, int, int] = (80, 96, 80)
-    family: str = "default"
+    family: str = "varied"
 
 
 @dataclass(frozen=True)

@@ -17,18 +17,30 @@ from pathlib import Path
 import numpy as np
 
 from MTMed3DCore.bundles import Bundle, save_bundle
+from MTMed3DCore.errors import InputRefused
 from MTMed3DCore.evaluation.overlap import dice
 from MTMed3DCore.inference import InferenceSettings
 from MTMed3DCore.networks import TaskNetwork, build_network
-from MTMed3DCore.training.calibration import CALIBRATION_STUDIES, SCORE_THRESHOLDS, best_settings, run_over
-from MTMed3DCore.training.loop import StarterRun, train_starter
+from MTMed3DCore.synthetic import FAMILIES
+from MTMed3DCore.training.calibration import (
+    CALIBRATION_STUDIES,
+    FIRST_SEED,
+    REGION_THRESHOLDS,
+    SCORE_THRESHOLDS,
+    best_settings,
+    mean_dice,
+    run_over,
+)
+from MTMed3DCore.training.loop import SNAPSHOTS, StarterRun, train_starter
 from MTMed3DCore.training.settings import StarterSettings
 from MTMed3DCore.training.starter_card import CARD
 
 FIRST_HELD_OUT_SEED = 10_000_000
 SHOWN = ("feature_size", "spacing_mm", "batch", "patch", "wide_patch", "wide_share", "balancing", "precision", "device")
 """Settings that the model card names."""
-TRAINED_ON = "synthetic studies only (MTMed3DCore.synthetic, family default); no patient data"
+TRAINED_ON = "synthetic studies only (MTMed3DCore.synthetic, family {family}); no patient data"
+STOPPING_STUDIES = 12
+"""Of the held-out family, on which a run's snapshots are compared."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +82,13 @@ def measure_held_out(
     return HeldOutFigures(count, whole, core, enhancing, right, graded, median, len(false_ml))
 
 
-def write_starter(run: StarterRun, folder: Path, version: str, device: str = "cpu") -> Bundle:
-    """Calibrate and measure a run's averaged network and write it as the bundle ``starter`` in half precision."""
+def trained_network(run: StarterRun, device: str = "cpu") -> tuple[TaskNetwork, InferenceSettings]:
+    """A run's averaged network, ready to be used, and how it is used before anything is calibrated."""
     training = run.settings
     network = build_network("mtmed3d", training.feature_size, training.tasks, len(run.anchor_shapes))
     network.load_state_dict(run.weights)
     network.to(device).eval()
+    network.multiply_out()
     settings = InferenceSettings(
         spacing_mm=training.spacing_mm,
         window=training.wide_patch,
@@ -83,12 +96,36 @@ def write_starter(run: StarterRun, folder: Path, version: str, device: str = "cp
         grading_crop=training.patch,
         score_threshold=min(SCORE_THRESHOLDS),
     )
-    network.multiply_out()
+    return network, settings
+
+
+def best_snapshot(folder: Path, device: str = "cpu") -> StarterRun:
+    """The snapshot of a run with the best mean Dice on the held-out family, which training does not see."""
+    best, best_score = StarterRun.read(folder), -1.0
+    for share in SNAPSHOTS:
+        try:
+            run = StarterRun.read(folder, share)
+        except InputRefused:  # the run was stopped before it, or is older than snapshots
+            continue
+        network, settings = trained_network(run, device)
+        outcomes = [o for _, o in run_over(network, settings, range(FIRST_SEED, FIRST_SEED + STOPPING_STUDIES), device)]
+        score = max(mean_dice(outcomes, level) for level in REGION_THRESHOLDS)
+        print(f"{run.steps} steps: mean Dice {score:.3f} on {STOPPING_STUDIES} held-out studies", flush=True)
+        if score > best_score:
+            best, best_score = run, score
+    return best
+
+
+def write_starter(run: StarterRun, folder: Path, version: str, device: str = "cpu") -> Bundle:
+    """Calibrate and measure a run's averaged network and write it as the bundle ``starter`` in half precision."""
+    training = run.settings
+    trained_on = TRAINED_ON.format(family=training.family)
+    network, settings = trained_network(run, device)
     settings = best_settings(network, settings, device)
     figures = measure_held_out(network, settings, device=device)
     card = CARD.format(
         version=version,
-        trained_on=TRAINED_ON,
+        trained_on=trained_on,
         steps=run.steps,
         minutes=run.minutes,
         seeds=", ".join(map(str, run.seeds)),
@@ -104,7 +141,7 @@ def write_starter(run: StarterRun, folder: Path, version: str, device: str = "cp
         settings,
         name="starter",
         version=version,
-        trained_on=TRAINED_ON,
+        trained_on=trained_on,
         card=card,
         half=True,
         overwrite=True,
@@ -124,6 +161,7 @@ def main() -> None:
     parser.add_argument("--version", default="0.1.0")
     parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
     parser.add_argument("--seed", type=int, default=defaults.seed, help="first study; another one for each run")
+    parser.add_argument("--family", choices=tuple(FAMILIES), default=defaults.family, help="of the synthetic studies")
     parser.add_argument("--from", dest="earlier", type=Path, help="folder of a run to go on from")
     options = parser.parse_args()
     if options.minutes > 0:
@@ -134,9 +172,10 @@ def main() -> None:
             batch=options.batch,
             learning_rate=options.learning_rate,
             seed=options.seed,
+            family=options.family,
         )
         train_starter(training, options.run, StarterRun.read(options.earlier) if options.earlier else None)
-    bundle = write_starter(StarterRun.read(options.run), options.bundle, options.version, options.device)
+    bundle = write_starter(best_snapshot(options.run, options.device), options.bundle, options.version, options.device)
     print((bundle.folder / "docs" / "README.md").read_text())
 
 

@@ -6,13 +6,14 @@ import errno
 import re
 import sys
 import traceback
+from contextlib import suppress
 
 from MTMed3DCore.errors import MTMed3DError, OutOfResources, WrongUse
 
 OUT_OF_MEMORY = "out-of-memory"
 _MEMORY_CODES = (OUT_OF_MEMORY, "memory")
-_MEMORY_WORDS = re.compile(r"out of memory|enough memory|allocate memory")
-"""torch's CPU allocator, and MPS, raise plain RuntimeErrors."""
+_MEMORY_WORDS = re.compile(r"out of memory|enough memory|allocate memory|bad_alloc|failed to map segment")
+"""torch's CPU allocator, MPS and ITK raise plain RuntimeErrors, a library that does not fit in an ImportError."""
 
 
 def as_refusal(error: BaseException, device: str) -> MTMed3DError:
@@ -22,6 +23,22 @@ def as_refusal(error: BaseException, device: str) -> MTMed3DError:
         error: what was raised.
         device: that the request asked for, ``"auto"`` included.
     """
+    known = foreseen(error, device)
+    if known is None or isinstance(error, OSError | ImportError):
+        log_traceback(error)
+    if known is not None:
+        return known
+    text = f"Something failed that should not: {type(error).__name__}: {error}."
+    return MTMed3DError("internal-error", text, "Report it, with the log.")
+
+
+def foreseen(error: BaseException, device: str) -> MTMed3DError | None:
+    """The refusal that an exception stands for; None where it is a fault of the software.
+
+    Args:
+        error: what was raised.
+        device: that was asked for, ``"auto"`` included.
+    """
     if _is_memory(error):
         return OutOfResources(
             OUT_OF_MEMORY,
@@ -30,7 +47,6 @@ def as_refusal(error: BaseException, device: str) -> MTMed3DError:
         )
     if isinstance(error, MTMed3DError):
         return error
-    traceback.print_exception(error)
     if isinstance(error, ImportError):
         text = f"A Python package is missing or damaged: {error}."
         return OutOfResources("package-missing", text, f"Install it for {sys.executable}.")
@@ -39,8 +55,13 @@ def as_refusal(error: BaseException, device: str) -> MTMed3DError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return OutOfResources("disk-full", text, "Free some space, or give another output folder.")
         return WrongUse("file-access", text, "Check that the path exists and that you may read and write there.")
-    text = f"Something failed that should not: {type(error).__name__}: {error}."
-    return MTMed3DError("internal-error", text, "Report it, with the log.")
+    return None
+
+
+def log_traceback(error: BaseException) -> None:
+    """Show where an exception comes from on standard error, as far as anybody listens there."""
+    with suppress(OSError, ValueError):  # a log that nobody keeps must not cost the asker the answer
+        traceback.print_exception(error)
 
 
 def _is_memory(error: BaseException) -> bool:
@@ -48,7 +69,8 @@ def _is_memory(error: BaseException) -> bool:
         return error.code in _MEMORY_CODES
     # By its name, because torch need not be loaded here; every OutOfMemoryError of torch is one class.
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or (isinstance(error, RuntimeError) and bool(_MEMORY_WORDS.search(str(error).lower())))
+    named = named or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    return named or (isinstance(error, RuntimeError | ImportError) and bool(_MEMORY_WORDS.search(str(error).lower())))
 
 
 def _chosen(device: str) -> str:

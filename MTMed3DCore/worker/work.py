@@ -34,7 +34,7 @@ def import_safely(*names: str) -> None:
 
 @dataclass(frozen=True)
 class _Loaded:
-    key: tuple[str, str, str]
+    key: tuple[object, ...]
     network: TaskNetwork
 
 
@@ -140,13 +140,20 @@ class Work:
         return {"devices": devices}
 
     def _model(self, fields: Mapping[str, Any], progress: Progress) -> tuple[Bundle, TaskNetwork]:
-        """The bundle and its network, kept loaded while the same one is asked for on the same device."""
+        """The bundle and its network, kept loaded while the same one is asked for on the same device.
+
+        Reading the bundle checks its other files; a weights file that was written again since is loaded again, and so
+        refused where it is not the one that the manifest records.
+        """
         from MTMed3DCore.bundles import find_bundle
+        from MTMed3DCore.bundles.bundle import WEIGHTS
         from MTMed3DCore.inference import choose_device
 
         bundle = find_bundle(fields.get("model", "starter"))
         device = choose_device(fields.get("device", "auto"))
-        key = (bundle.sha256, json.dumps(bundle.network_config, sort_keys=True), str(device))
+        weights = (bundle.folder / WEIGHTS).stat()
+        written = (weights.st_dev, weights.st_ino, weights.st_size, weights.st_mtime_ns, weights.st_ctime_ns)
+        key = (bundle.sha256, json.dumps(bundle.network_config, sort_keys=True), str(device), written)
         if self._loaded is None or self._loaded.key != key:
             progress("prepare", 0.0, f"Loading the model {bundle.name}")
             self._loaded = None  # frees the memory before the next network takes its own

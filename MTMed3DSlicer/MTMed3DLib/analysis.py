@@ -116,7 +116,7 @@ class Analysis:
         self,
         scene: Any,
         worker: Worker,
-        take_inputs: Callable[[Mapping[str, Any]], Copies],
+        take_inputs: Callable[[Mapping[str, Any], Any], Copies],
         study_scene: Callable[[Any, str], Any],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -266,16 +266,18 @@ def test_the_command_simulates_and_leaves_records_a_picture_and_a_bundle(
     out = tmp_path / "out"
     given = ["federate", "simulate", str(tmp_path / "list.json"), "-o", str(out), "--sites", "2", "--seed", "1"]
     given += ["--settings", str(tmp_path / "settings.json"), "--cache", str(cache.folder), "--device", "cpu", "--json"]
-    given += ["--rounds", "1", "--local-steps", "1", "--fisher-patches", "1", "--methods", "fedavg", "local"]
+    given += ["--rounds", "1", "--local-steps", "1", "--fisher-patches", "1", "--methods", "bayes+matching", "local"]
     assert cli.main(given) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert set(answer["methods"]) == {"fedavg", "local"}
-    (record,) = answer["methods"]["fedavg"]["rounds"]
+    assert set(answer["methods"]) == {"bayes+matching", "local"}
+    (record,) = answer["methods"]["bayes+matching"]["rounds"]
     assert set(record["sites"]) == {"site1", "site2"}
     assert set(record["measured"]) >= {"global"}
     assert 0 <= record["measured"]["global"]["whole_tumour"] <= 1
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert (out / "fedavg" / "bundle" / "models" / "model.safetensors").is_file()
+    bundle = out / "bayes+matching" / "bundle"
+    assert (bundle / "models" / "model.safetensors").is_file()
+    assert json.loads((bundle / "configs" / "metadata.json").read_text())["name"] == "bayes-matching"
     text = (out / "simulation.json").read_text()
     assert json.loads(text)["schema"] == "mtmed3d.federation-simulation/1"
     assert not any(case.id in text for case in listed.cases)

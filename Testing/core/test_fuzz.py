@@ -136,6 +136,14 @@ def test_lines_made_to_overstrain_a_parser_are_refused(line: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_what_is_changed_is_read_as_long_as_it_is_not_changed(name: str, tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    target = make(name, tmp_path)
+    for seed in target.seeds:
+        target.run(seed, tmp_path / "work")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_changed_file_is_read_or_refused_but_crashes_no_reader(name: str, tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     outcome = fuzz(make(name, tmp_path), EXECUTIONS.get(name, 200), seed=2, folder=tmp_path / "work")

@@ -184,6 +184,24 @@ def header_cut_short(folder: Path) -> Given:
 
 
 @CASES.refuses("file-damaged", "IM", plain=False)
+def file_that_ends_within_its_first_number(folder: Path) -> Given:
+    """Five bytes where the length of the file's own description should be, an integer of four."""
+    given = _examination(folder)
+    _files(folder)[5].write_bytes(bytes(128) + b"DICM" + b"\x02\x00\x00\x00" + b"60010")
+    return given
+
+
+@CASES.refuses("file-damaged", "IM", plain=False)
+def value_of_an_unknown_kind(folder: Path) -> Given:
+    given = _examination(folder)
+    file = _files(folder)[5]
+    content = file.read_bytes()
+    start = content.index(b"\x18\x00\x15\x00CS") + 4  # the body part
+    file.write_bytes(content[:start] + b"C\xff" + content[start + 2 :])
+    return given
+
+
+@CASES.refuses("file-damaged", "IM", plain=False)
 def position_that_is_no_number(folder: Path) -> Given:
     given = _examination(folder)
     file = _files(folder)[5]

@@ -106,6 +106,22 @@ def quaternion_that_is_no_rotation(folder: Path) -> None:
 
 
 @CASES.refuses("geometry", "flair")
+def quaternion_whose_square_is_beyond_a_number(folder: Path) -> None:
+    patch(folder / "flair.nii.gz", (QUATERNION, np.finfo(np.float32).max / 2, "<f4"))
+
+
+@CASES.refuses("geometry", "flair")
+def place_that_is_no_number_beside_a_whole_sform(folder: Path) -> None:
+    patch(folder / "flair.nii.gz", (QUATERNION + 20, np.nan, "<f4"))
+
+
+@CASES.refuses("geometry", "flair")
+def spacing_next_to_zero(folder: Path) -> None:
+    """So small that its product with the others is no number that can be divided by."""
+    patch(folder / "flair.nii.gz", (PIXDIM + 12, 6e-39, "<f4"))
+
+
+@CASES.refuses("geometry", "flair")
 def spacing_that_is_not_finite(folder: Path) -> None:
     patch(folder / "flair.nii.gz", (PIXDIM + 4, [np.inf, 4, 4], "<f4"), (SFORM_CODE, 0, "<i2"))
 

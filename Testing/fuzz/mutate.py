@@ -1,9 +1,9 @@
 """Mutation fuzzer: ``python -m Testing.fuzz.mutate TARGET --executions N --seed S --crashes FOLDER``.
 
 Reads changed copies of a valid file as often as asked. A reader may return or refuse (`MTMed3DError`); anything else is
-a crash, written to a folder as it was and minimised, one for each place of the code. A run continues with another seed
-wherever the process itself dies: the content that was read last lies in ``FOLDER/TARGET-last``. ``all`` runs every
-target in turn. The exit code is 1 where anything crashed.
+a crash, written minimised to a folder, one for each place of the code. Where native code ends the process itself, the
+content that it was reading lies in ``FOLDER/TARGET-last``; nothing is started again by itself: run it with another
+seed. ``all`` runs every target in turn. The exit code is 1 where anything crashed.
 """
 
 from __future__ import annotations

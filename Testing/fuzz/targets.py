@@ -129,7 +129,7 @@ def _datalist(place: Path) -> Target:
 
     box = {"center_ras_mm": [1, 2, 3], "size_mm": [4, 5, 6], "axes_ras": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}
     images = {name: f"{name}.nii.gz#{n}" for n, name in enumerate(("t1", "t1ce", "t2", "flair"))}
-    entry = {"id": "a", "patient": "p", "images": images, "label": "seg.nii.gz", "convention": "brats2017"}
+    entry = {"id": "a", "patient": "p", "images": images, "label": "seg.nii.gz", "convention": "BRATS_2017"}
     entry |= {"grade": "HGG", "boxes": [box], "fold": 0, "source": "a reader"}
     document = {"schema": "mtmed3d.datalist/1", "created": "2026-01-01T00:00:00+00:00", "folds": 1, "seed": 0}
     document |= {"notes": ["a note"], "cases": [entry], "skipped": [{"path": "x", "reason": "y"}]}

@@ -1,0 +1,55 @@
+"""The starter's training leaves a record from which its bundle can be made at any of its snapshots."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from MTMed3DCore.errors import InputRefused
+from MTMed3DCore.training.loop import SNAPSHOTS, StarterRun, train_starter
+from MTMed3DCore.training.settings import StarterSettings
+
+SETTINGS = StarterSettings(
+    tasks=("grading",), steps=5, wide_share=0.0, study_shape=(64, 64, 64), spacing_mm=2.5, warm_up=0, seed=31
+)
+SHAPES = [[8.0, 8.0, 8.0], [12.0, 12.0, 12.0], [20.0, 20.0, 20.0]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of five steps that goes on from one of seven."""
+    folder = tmp_path_factory.mktemp("run")
+    earlier = StarterRun(SETTINGS, SHAPES, {}, steps=7, minutes=2.0, seeds=(5,))
+    train_starter(SETTINGS, folder, earlier)
+    return folder
+
+
+def test_a_run_is_read_with_the_steps_and_seeds_of_what_it_went_on_from(folder: Path) -> None:
+    run = StarterRun.read(folder)
+    assert run.settings == SETTINGS
+    assert (run.steps, run.seeds, run.anchor_shapes) == (12, (5, 31), SHAPES)
+    assert run.minutes >= 2.0
+
+
+def test_each_snapshot_holds_the_weights_of_its_own_step(folder: Path) -> None:
+    runs = [StarterRun.read(folder, share) for share in SNAPSHOTS]
+    assert [run.steps for run in runs] == [9, 10, 11, 12]
+    last = StarterRun.read(folder)
+    assert all(torch.equal(tensor, last.weights[name]) for name, tensor in runs[-1].weights.items())
+    for before, after in zip(runs, runs[1:], strict=False):
+        assert any(not torch.equal(tensor, after.weights[name]) for name, tensor in before.weights.items())
+
+
+def test_every_step_is_in_the_history_with_its_loss(folder: Path) -> None:
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+    assert rows[-1]["progress"] == 1.0
+    assert all(row["grading"] >= 0 for row in rows)
+
+
+def test_a_folder_without_a_run_is_refused_by_the_name_of_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputRefused, match=r"settings\.json"):
+        StarterRun.read(tmp_path)
