@@ -18,6 +18,7 @@ import numpy.typing as npt
 from MTMed3DCore.geometry import Grid, WorldBox
 
 if TYPE_CHECKING:
+    from MTMed3DCore.domain.check import DomainCheck
     from MTMed3DCore.preparation.record import PreparationRecord
     from MTMed3DCore.study import Study
 
@@ -65,9 +66,10 @@ class Grade:
     Args:
         label: ``"HGG"`` or ``"LGG"``.
         probability_hgg: 0 to 1; the model's, also where a reader set the label, and 0 or 1 where there is no model's.
+            With a temperature in `calibration` it is the calibrated one.
         by: ``"model"`` or ``"reader"``, who set the label.
         calibration: how the probability was calibrated, by the model's metadata (method, studies, data, and
-            calibration_error where it was measured); None where it was not.
+            temperature and calibration_error where they are known); None where it was not.
     """
 
     label: str
@@ -93,6 +95,8 @@ class Lesion:
             `MTMed3DCore.measurements.rano`.
         laterality: side of the brain, or None where it was not determined; see
             `MTMed3DCore.measurements.laterality`.
+        probability: that the lesion is a true one, 0 to 1, by the model's calibration of its scores; None where the
+            model has none.
     """
 
     id: int
@@ -103,6 +107,7 @@ class Lesion:
     origin: str = "detection"
     rano: Mapping[str, Any] | None = None
     laterality: Mapping[str, Any] | None = None
+    probability: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +132,9 @@ class Findings:
         comparison: what changed since a prior study, or None where none was given; see
             `MTMed3DCore.measurements.comparison`.
         regions_by: ``"model"``, or ``"reader"`` where a reader corrected the labels.
+        domain: what was measured of whether the study is of the kind that the model was made for; see
+            `MTMed3DCore.domain`. Whatever lies outside its range is among the warnings too.
+        lesion_calibration: how the lesions' probabilities were calibrated, like `Grade.calibration`.
     """
 
     study_id: str
@@ -145,6 +153,8 @@ class Findings:
     model_card: Mapping[str, str] = field(default_factory=dict)
     comparison: Mapping[str, Any] | None = None
     regions_by: str = "model"
+    domain: tuple[DomainCheck, ...] = ()
+    lesion_calibration: Mapping[str, Any] | None = None
 
     @property
     def volumes_ml(self) -> dict[str, float]:

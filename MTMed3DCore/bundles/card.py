@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 CARD = "docs/README.md"
-CALIBRATION_KEYS = {"method": str, "studies": int, "data": str}
-"""What ``mtmed3d.grade_calibration`` of a bundle's metadata must say; ``calibration_error`` (0 to 1) may be added."""
 _ROW = re.compile(r"^\|([^|]+)\|([^|]+)\|\s*$")
 
 
@@ -45,25 +43,3 @@ def card_summary(folder: Path, metadata: Mapping[str, Any]) -> dict[str, str]:
         if not set(name) <= set("-: ") and (name, value) != ("what", "value"):
             result[name] = value
     return result
-
-
-def grade_calibration(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
-    """How the bundle's makers calibrated the probability of high grade.
-
-    Args:
-        metadata: of a bundle, ``configs/metadata.json``.
-
-    Returns:
-        ``method``, ``studies`` (how many), ``data`` (which) and, where it was measured, ``calibration_error``; None
-        where the metadata records no calibration, or not all of this.
-    """
-    said = metadata.get("mtmed3d", {}).get("grade_calibration")
-    if not isinstance(said, Mapping):
-        return None
-    if not all(isinstance(said.get(key), kind) for key, kind in CALIBRATION_KEYS.items()):
-        return None
-    result = {key: said[key] for key in CALIBRATION_KEYS}
-    error = said.get("calibration_error")
-    if isinstance(error, int | float) and 0 <= error <= 1:
-        result["calibration_error"] = float(error)
-    return result if result["studies"] > 0 and result["method"] and result["data"] else None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from MTMed3DCore.findings import Findings
     from MTMed3DCore.study import Study
 
-RESULT_FORMAT = 1
+RESULT_FORMAT = 2
 """Raise it whenever the same inputs, model and settings give another result within one version of MTMed3D."""
 IN_HAND = 3
 """Studies that a process works on at a time: one is read, one computed, one written."""
@@ -40,6 +40,7 @@ class CohortSettings:
         also: writes what lies outside the output folder; called before the result is committed, maybe more than once.
         overwrite: do studies again that are done, and write into folders that hold something else.
         in_hand: studies that a process works on at a time; 1 reads, computes and writes in turn.
+        check_uncertainty: as in `MTMed3DCore.inference.analyze`.
         run: tells one run from another.
         version: of MTMed3D; a machine with another one refuses to work.
     """
@@ -54,6 +55,7 @@ class CohortSettings:
     also: Callable[[Findings], None] | None = None
     overwrite: bool = False
     in_hand: int = IN_HAND
+    check_uncertainty: bool = False
     run: str = field(default_factory=lambda: uuid4().hex)
     version: str = __version__
 
@@ -72,6 +74,7 @@ def fingerprint(settings: CohortSettings, bundle: Bundle) -> dict[str, Any]:
         "applied": bundle.settings.to_dict(),
         "precision": settings.precision,
         "write": dict(settings.write),
+        "check_uncertainty": settings.check_uncertainty,
         "more": dict(settings.more),
     }
 

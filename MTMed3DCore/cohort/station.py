@@ -133,7 +133,14 @@ class Station:
         settings, progress = self._settings, self._listener(study.id)
         with self._stop.between_layers():
             return analyze(
-                study, self._bundle, self._device, settings.precision, progress, network=self._network, read_s=read_s
+                study,
+                self._bundle,
+                self._device,
+                settings.precision,
+                progress,
+                network=self._network,
+                read_s=read_s,
+                check_uncertainty=settings.check_uncertainty,
             )
 
     def _commit(self, findings: Findings, place: StudyPlace, key: str, inputs: list[dict[str, Any]]) -> None:

@@ -88,6 +88,11 @@ def add_parser(subparsers: Subparsers) -> None:
     add_clinical_options(parser)
     add_cohort_options(parser)
     add_compute_options(parser)
+    parser.add_argument(
+        "--check-uncertainty",
+        action="store_true",
+        help="segment the mirror image too and warn where both disagree; takes about as long again",
+    )
     add_output_options(parser)
     parser.set_defaults(run=run)
 
@@ -163,6 +168,7 @@ def read_analyze_write(
         mask=mask,
         preparation=preparation,
         prior=prior,
+        check_uncertainty=options.check_uncertainty,
     )
     path = findings.write(target, overwrite=options.overwrite, progress=progress, **write_options(options))
     write_more(options, findings)
@@ -201,6 +207,7 @@ def print_findings(findings: Findings, target: Path) -> None:
         (
             str(lesion.id),
             f"{lesion.score:.2f}",
+            "-" if lesion.probability is None else f"{lesion.probability:.2f}",
             " x ".join(f"{side:.0f}" for side in lesion.box.size),
             f"{lesion.longest_diameter_mm:.0f}",
             *(f"{lesion.volumes_ml.get(region, 0.0):.1f}" for region in ("whole_tumour", "tumour_core", "enhancing")),
@@ -208,7 +215,7 @@ def print_findings(findings: Findings, target: Path) -> None:
         for lesion in findings.lesions
     ]
     if rows:
-        headings = ("lesion", "score", "box mm", "longest mm", "whole ml", "core ml", "enhancing ml")
+        headings = ("lesion", "score", "probability", "box mm", "longest mm", "whole ml", "core ml", "enhancing ml")
         print_table(f"Study {findings.study_id}", headings, rows)
     else:
         print(f"Study {findings.study_id}: no tumour found.")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from MTMed3DCore.domain.check import document_check
 from MTMed3DCore.errors import InputRefused
 from MTMed3DCore.findings import SCHEMA, Findings, Grade, Lesion, ModelIdentity, Notice
 from MTMed3DCore.geometry import Grid, WorldBox
@@ -48,6 +49,10 @@ def findings_document(findings: Findings, timing_s: Mapping[str, float] | None =
         document["preparation"] = _plain(findings.preparation.document())
     if findings.comparison is not None:
         document["comparison"] = _plain(findings.comparison)
+    if findings.domain:
+        document["domain"] = [check.document() for check in findings.domain]
+    if findings.lesion_calibration is not None:
+        document["lesion_calibration"] = _plain(findings.lesion_calibration)
     if findings.regions_by != "model":
         document["regions_by"] = findings.regions_by
     return document
@@ -135,6 +140,8 @@ def document_findings(
         preparation=None if preparation is None else document_record(preparation, grid, brain),
         comparison=document.get("comparison"),
         regions_by=document.get("regions_by", "model"),
+        domain=tuple(document_check(entry) for entry in document.get("domain", ())),
+        lesion_calibration=document.get("lesion_calibration"),
     )
 
 
@@ -161,6 +168,8 @@ def _lesion_document(lesion: Lesion, grid: Grid) -> dict[str, Any]:
     }
     if lesion.laterality is not None:
         document["laterality"] = _plain(lesion.laterality)
+    if lesion.probability is not None:
+        document["probability"] = float(lesion.probability)
     return document
 
 
@@ -168,7 +177,8 @@ def _lesion(entry: Mapping[str, Any]) -> Lesion:
     box = entry["box"]
     world = WorldBox(np.array(box["center_ras_mm"]), np.array(box["size_mm"]), np.array(box["axes_ras"]))
     kept = ("id", "score", "volumes_ml", "longest_diameter_mm", "origin", "rano")
-    return Lesion(box=world, **{name: entry[name] for name in kept}, laterality=entry.get("laterality"))
+    added = {name: entry.get(name) for name in ("laterality", "probability")}
+    return Lesion(box=world, **{name: entry[name] for name in kept}, **added)
 
 
 def _plain(value: Any) -> Any:

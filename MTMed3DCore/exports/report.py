@@ -71,7 +71,7 @@ def _grade(findings: Findings) -> str:
 def _lesions(findings: Findings) -> str:
     if not findings.lesions:
         return "<p>No lesion found.</p>"
-    notes = (content.SCORE_NOTE, content.RANO_NOTE)
+    notes = (content.score_note(findings), content.RANO_NOTE)
     muted = "".join(f'<p class="muted">{escape(note)}</p>' for note in notes)
     rano = f"<p>{escape(content.rano_sentence(findings))}</p>"
     return f'<div class="scroll">{_table(content.overview_table(findings), "dense")}</div>{rano}{muted}'

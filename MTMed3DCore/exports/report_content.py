@@ -72,6 +72,19 @@ def calibration_note(findings: Findings) -> str:
             f"Not calibrated: {findings.model.name} {findings.model.version} records no calibration of its grade, so "
             "take the probability for a rank rather than a chance."
         )
+    return _calibrated(said)
+
+
+def score_note(findings: Findings) -> str:
+    """What score and probability of a lesion mean."""
+    said = findings.lesion_calibration
+    if said is None:
+        return SCORE_NOTE
+    return f"{SCORE_NOTE} Probability: that a lesion of this score is a true one. {_calibrated(said)}"
+
+
+def _calibrated(said: Mapping[str, Any]) -> str:
+    """Method, studies and error of a calibration."""
     error = f", mean calibration error {said['calibration_error']:.2f}" if "calibration_error" in said else ""
     count = f"{said['studies']} {'study' if said['studies'] == 1 else 'studies'}"
     return f"Calibrated by {said['method']} on {count} ({said['data']}){error}; other patients and scanners may differ."
@@ -81,7 +94,12 @@ def lesion_title(lesion: Lesion) -> str:
     """Number, side, score and where it was found."""
     found = "detector" if lesion.origin == "detection" else "segmentation"
     side = "" if lesion.laterality is None else f", {lesion.laterality['side']}"
-    return f"Lesion {lesion.id}{side}: score {lesion.score:.2f}, found by the {found}"
+    return f"Lesion {lesion.id}{side}: score {lesion.score:.2f}{_likely(lesion, ', probability ')}, found by the {found}"
+
+
+def _likely(lesion: Lesion, before: str) -> str:
+    """The calibrated probability after some words; empty where there is none."""
+    return "" if lesion.probability is None else f"{before}{lesion.probability:.2f}"
 
 
 def lesion_table(lesion: Lesion, findings: Findings) -> TextTable:
@@ -120,7 +138,8 @@ def _slice(rano: Mapping[str, Any], findings: Findings) -> str:
 
 def overview_table(findings: Findings) -> TextTable:
     """One row for each lesion."""
-    header = ("#", "side", "score", "found by", "box (mm)", "longest (mm)", "RANO (mm)",
+    calibrated = ("probability",) if findings.lesion_calibration is not None else ()
+    header = ("#", "side", "score", *calibrated, "found by", "box (mm)", "longest (mm)", "RANO (mm)",
               *(f"{region_name(name)} (ml)" for name in REGION_LABELS))  # fmt: skip
     rows = []
     for lesion in findings.lesions:
@@ -131,7 +150,8 @@ def overview_table(findings: Findings) -> TextTable:
         across = "" if rano is None else f"{rano['longest_mm']:.0f}×{rano['perpendicular_mm']:.0f}"
         volumes = (f"{lesion.volumes_ml[name]:.2f}" for name in REGION_LABELS)
         longest = f"{lesion.longest_diameter_mm:.1f}"
-        rows.append((str(lesion.id), side, f"{lesion.score:.2f}", found, size, longest, across, *volumes))
+        likely = [_likely(lesion, "")] if calibrated else []
+        rows.append((str(lesion.id), side, f"{lesion.score:.2f}", *likely, found, size, longest, across, *volumes))
     return TextTable(header, tuple(rows))
 
 

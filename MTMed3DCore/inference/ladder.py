@@ -5,14 +5,15 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
 from MTMed3DCore.findings import Notice
 from MTMed3DCore.inference.settings import GRANULE
 from MTMed3DCore.inference.tiling import Triple
-from MTMed3DCore.inference.windows import RawResult
 
+Result = TypeVar("Result")
 SMALLEST = 2 * GRANULE
 GPU_BATCH = 4
 """Windows that go through a GPU at a time where its memory allows it."""
@@ -66,7 +67,7 @@ def left_notice(device: torch.device) -> Notice:
     return Notice("device-fallback", f"The memory of {device} did not suffice; the CPU was used.")
 
 
-def climb_down(rungs: list[Rung], run: Callable[[Rung], RawResult]) -> tuple[RawResult, Rung]:
+def climb_down(rungs: list[Rung], run: Callable[[Rung], Result]) -> tuple[Result, Rung]:
     """Run by the first rung whose memory suffices.
 
     Raises:

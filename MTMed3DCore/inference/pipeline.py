@@ -17,9 +17,19 @@ import torch
 
 import MTMed3DCore
 from MTMed3DCore.allocator import give_back_freed_memory, keep_freed_memory
-from MTMed3DCore.bundles.card import card_summary, grade_calibration
+from MTMed3DCore.bundles.calibration import (
+    LesionCalibration,
+    entropy_limit,
+    grade_calibration,
+    grade_line,
+    lesion_calibration,
+)
+from MTMed3DCore.bundles.card import card_summary
+from MTMed3DCore.domain.check import notices as domain_notices
+from MTMed3DCore.domain.study import check_study
+from MTMed3DCore.domain.uncertainty import mirror_disagreement
 from MTMed3DCore.errors import OutOfResources, WrongUse
-from MTMed3DCore.findings import Findings, Grade, Notice
+from MTMed3DCore.findings import Findings, Grade, Lesion, Notice
 from MTMed3DCore.geometry import VoxelBox
 from MTMed3DCore.inference.ladder import GPU_BATCH, Rung, climb_down, ladder, left_notice, short_of_memory
 from MTMed3DCore.inference.lesions import find_lesions
@@ -55,6 +65,7 @@ def analyze(
     preparation: PreparationRecord | None = None,
     prior: Findings | None = None,
     mode: str = "exact",
+    check_uncertainty: bool = False,
 ) -> Findings:
     """Find, outline and grade the tumours of a study.
 
@@ -73,6 +84,8 @@ def analyze(
         mode: ``"exact"`` computes everything, in the windows that the model was trained with. ``"quick"`` takes the
             window sizes that are quickest here by a measured cost, segments only where a glance at half the resolution,
             or a box, gives reason to, and on a CPU computes in bf16 where that was measured to pay.
+        check_uncertainty: segment the mirror image of the study too, and warn where both do not agree; takes about
+            as long again as the segmentation itself.
 
     Returns:
         Findings on the T1ce grid as it came in; ``timing_s["write"]`` is 0 until they are written.
@@ -116,24 +129,22 @@ def analyze(
         chosen = choose_precision(precision, target, network if mode == "quick" else None)
         how = _ways(mode, network, prepared, settings, target, chosen, may_leave=device == "auto")
 
-        def run(rung: Rung) -> RawResult:
+        def run(rung: Rung) -> tuple[RawResult, float | None]:
             here = network if rung.device == target else bundle.load(rung.device)
             computed = chosen if rung.device == target else choose_precision(precision, rung.device)
-            return run_network(
-                here,
-                prepared,
-                settings,
-                rung.device,
-                computed,
-                progress,
-                window=rung.window,
-                batch=rung.batch,
-                glance=mode == "quick",
+            way: dict[str, Any] = {"window": rung.window, "batch": rung.batch}
+            result = run_network(
+                here, prepared, settings, rung.device, computed, progress, **way, glance=mode == "quick"
+            )
+            if not check_uncertainty:
+                return result, None
+            return result, mirror_disagreement(
+                here, prepared, settings, result, rung.device, computed, progress, **way
             )
 
         keep_freed_memory()
         try:
-            raw, rung = climb_down(how, run)
+            (raw, differing), rung = climb_down(how, run)
         finally:
             give_back_freed_memory()
         if rung.notice is not None:
@@ -141,20 +152,25 @@ def analyze(
         if rung.device != target:
             target, chosen = rung.device, choose_precision(precision, rung.device)
         labels, lesions, lesion_notices = _measure(raw, prepared, settings)
+        checks = check_study(
+            study, prepared, raw.regions, settings.region_threshold, entropy_limit(bundle.metadata), differing
+        )
     finished = time.perf_counter()
     grade = None
     if raw.hgg_probability is not None and labels.any():
         label = "HGG" if raw.hgg_probability >= 0.5 else "LGG"
-        grade = Grade(label, raw.hgg_probability, calibration=grade_calibration(bundle.metadata))
+        said = grade_calibration(bundle.metadata)
+        grade = Grade(label, grade_line(said)(raw.hgg_probability), calibration=said)
+    scored = lesion_calibration(bundle.metadata)
     findings = Findings(
         study_id=_as_unicode(study.id),
         sources={name: _as_unicode(str(path)) for name, path in study.sources.items()},
         grid=study.grid,
         labels=labels,
-        lesions=lesions,
+        lesions=_with_probabilities(lesions, scored),
         grade=grade,
         model=bundle.identity,
-        warnings=(*notices, *lesion_notices),
+        warnings=(*notices, *domain_notices(checks), *lesion_notices),
         timing_s={
             "read": read_s,
             "prepare": prepared_at - began,
@@ -173,6 +189,8 @@ def analyze(
         study=study,
         preparation=prepared.record,
         model_card=card_summary(bundle.folder, bundle.metadata),
+        domain=checks,
+        lesion_calibration=None if scored is None else scored.said,
     )
     return findings if prior is None else replace(findings, comparison=compare(findings, prior))
 
@@ -264,6 +282,13 @@ def _measure(raw: RawResult, prepared: PreparedStudy, settings: InferenceSetting
         plane=None if brain is None else midplane(brain, prepared.native),
     )
     return found.labels, found.lesions, found.notices
+
+
+def _with_probabilities(lesions: Sequence[Lesion], calibration: LesionCalibration | None) -> tuple[Lesion, ...]:
+    """Lesions with the probability that the model's calibration gives their scores."""
+    if calibration is None:
+        return tuple(lesions)
+    return tuple(replace(each, probability=calibration.lines[each.origin](each.score)) for each in lesions)
 
 
 @contextmanager

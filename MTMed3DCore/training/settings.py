@@ -133,6 +133,11 @@ class StarterSettings(TrainSettings):
     study_shape: tuple[int, int, int] = (80, 96, 80)
     family: str = "varied"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        x, y, z = self.study_shape
+        object.__setattr__(self, "study_shape", (x, y, z))
+
 
 @dataclass(frozen=True)
 class ListSettings(TrainSettings):

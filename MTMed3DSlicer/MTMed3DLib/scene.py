@@ -263,7 +263,9 @@ class StudyScene:
                 continue
             number = lesion.id if lesion.id not in numbers else max(numbers) + 1
             numbers.add(number)
-            self.add_box(lesion.box, number, lesion.score, PROPOSED, t1ce)
+            roi = self.add_box(lesion.box, number, lesion.score, PROPOSED, t1ce)
+            if lesion.probability is not None:
+                roi.SetAttribute(PROBABILITY, f"{lesion.probability:.6f}")
         if not kept:
             return []
         again = f", {seen_again} of them found again" if seen_again else ""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import vtk
 
-from MTMed3DLib.attributes import LESION, READER_GRADE
+from MTMed3DLib.attributes import LESION, PROBABILITY, READER_GRADE
 
 if TYPE_CHECKING:
     from MTMed3DLib.nodes import Array
@@ -36,7 +36,7 @@ def lesion_rows(study: StudyScene, labels: Array | None = None) -> list[dict[str
             whole, enhancing = f"{inside['whole_tumour']:.1f}", f"{inside['enhancing']:.1f}"
         values = (
             str(roi.GetAttribute(LESION)),
-            "-" if score is None else f"{score:.2f}",
+            _score_in_words(score, roi.GetAttribute(PROBABILITY)),
             study.state(roi),
             " x ".join(f"{side:.0f}" for side in box.size),
             whole,
@@ -44,6 +44,13 @@ def lesion_rows(study: StudyScene, labels: Array | None = None) -> list[dict[str
         )
         rows.append(dict(zip(HEADINGS, values, strict=True)))
     return rows
+
+
+def _score_in_words(score: float | None, probability: str | None) -> str:
+    """The score and, where the model's scores are calibrated, the probability that it stands for."""
+    if score is None:
+        return "-"
+    return f"{score:.2f}" if probability is None else f"{score:.2f} ({100 * float(probability):.0f} %)"
 
 
 def lesion_table(study: StudyScene) -> Any:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from MTMed3DCore.bundles.card import grade_calibration
+from MTMed3DCore.bundles.calibration import grade_calibration
 from MTMed3DCore.exports import report_content as content
 from MTMed3DCore.exports.preview import MAX_LESIONS, KeyImages
 from MTMed3DCore.exports.report import write_report
