@@ -10,7 +10,7 @@ from MTMed3DCore.bundles.bundle import Bundle, read_bundle, verify
 from MTMed3DCore.bundles.install import Installed, install_bundle
 from MTMed3DCore.bundles.published import import_published, network_from_published
 from MTMed3DCore.bundles.search import STARTER, bundle_roots, find_bundle, list_bundles
-from MTMed3DCore.bundles.writing import rewrite_section, save_bundle
+from MTMed3DCore.bundles.writing import record_calibration, rewrite_section, save_bundle
 
 __all__ = [
     "STARTER",
@@ -23,6 +23,7 @@ __all__ = [
     "list_bundles",
     "network_from_published",
     "read_bundle",
+    "record_calibration",
     "rewrite_section",
     "save_bundle",
     "verify",

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
@@ -55,6 +55,7 @@ def save_bundle(
     card: str,
     trained_patients: Iterable[str] = (),
     half: bool = False,
+    calibration: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Bundle:
     """Write a network and its settings as a bundle.
@@ -73,6 +74,7 @@ def save_bundle(
             `Bundle.has_seen` tells one.
         half: store the tensors with two or more dimensions as fp16, and index tables in the smallest type that holds
             them, which halves the file. Biases, norms and running statistics stay fp32.
+        calibration: keys of `MTMed3DCore.bundles.calibration`, for the metadata.
         overwrite: replace a bundle that lies there.
 
     Raises:
@@ -94,9 +96,28 @@ def save_bundle(
         metadata = _metadata(network, settings, name, version, trained_on, file_sha256(partial / WEIGHTS))
         if digests := patient_digests(trained_patients, metadata["mtmed3d"]["sha256"]):
             metadata["mtmed3d"][KEY] = digests
+        metadata["mtmed3d"].update(calibration or {})
         _write_json(partial / METADATA, metadata)
         (partial / CARD).write_text(card, encoding="utf-8", newline="\n")
     return read_bundle(folder)
+
+
+def record_calibration(folder: Path, calibration: Mapping[str, Any]) -> Bundle:
+    """Put a calibration into the metadata of a bundle, in place of an earlier one.
+
+    Args:
+        folder: of the bundle; its weights and settings stay as they are.
+        calibration: keys of `MTMed3DCore.bundles.calibration`.
+
+    Raises:
+        ModelRefused: no bundle, or a damaged one.
+    """
+    bundle = read_bundle(folder)
+    metadata = {**bundle.metadata, "mtmed3d": {**bundle.metadata["mtmed3d"], **calibration}}
+    with _new_version(bundle.folder) as partial:
+        shutil.copytree(bundle.folder, partial, dirs_exist_ok=True)
+        _write_json(partial / METADATA, metadata)
+    return read_bundle(bundle.folder)
 
 
 def rewrite_section(folder: Path, heading: str, text: str) -> Bundle:

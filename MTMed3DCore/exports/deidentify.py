@@ -37,6 +37,17 @@ _STANDARD_ROOT = "1.2.840.10008."
 """UIDs of the standard itself, which name classes and not instances."""
 
 
+def check_pseudonym(name: str) -> None:
+    """Refuse a name that could not stand for a patient in every kind of file.
+
+    Raises:
+        WrongUse: ``pseudonym``.
+    """
+    if not PSEUDONYM.fullmatch(name):
+        remedy = "Use up to 64 letters, digits, dashes and underscores, beginning with a letter or digit."
+        raise WrongUse("pseudonym", f"{name!r} is no pseudonym.", remedy)
+
+
 def deidentified_study(study: Study, pseudonym: str) -> Study:
     """A study under another name, whose files are known by their sequence only.
 
@@ -47,9 +58,7 @@ def deidentified_study(study: Study, pseudonym: str) -> Study:
     Raises:
         WrongUse: ``pseudonym``, no such name.
     """
-    if not PSEUDONYM.fullmatch(pseudonym):
-        remedy = "Use up to 64 letters, digits, dashes and underscores."
-        raise WrongUse("pseudonym", f"{pseudonym!r} is no pseudonym.", remedy)
+    check_pseudonym(pseudonym)
     known = {study.id}
     for path in study.sources.values():
         known |= {str(path), str(path.resolve()), *path.resolve().parts[1:]}
@@ -78,9 +87,8 @@ def deidentified_sources(sources: DicomSources, pseudonym: str) -> DicomSources:
         sources: headers as the scanner wrote them.
         pseudonym: stands for the patient's name and identifier.
     """
-    key = secrets.token_bytes(
-        32
-    )  # nobody can try out which identifier was replaced, not even whoever knows the old one
+    # Nobody can try out which identifier was replaced, not even whoever knows the old one.
+    key = secrets.token_bytes(32)
     return DicomSources(
         [_rebuilt(dataset, pseudonym, key) for dataset in sources.t1ce],
         [_rebuilt(dataset, pseudonym, key) for dataset in sources.others],

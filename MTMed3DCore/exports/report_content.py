@@ -94,12 +94,14 @@ def lesion_title(lesion: Lesion) -> str:
     """Number, side, score and where it was found."""
     found = "detector" if lesion.origin == "detection" else "segmentation"
     side = "" if lesion.laterality is None else f", {lesion.laterality['side']}"
-    return f"Lesion {lesion.id}{side}: score {lesion.score:.2f}{_likely(lesion, ', probability ')}, found by the {found}"
+    return (
+        f"Lesion {lesion.id}{side}: score {lesion.score:.2f}{_likely(lesion, ', probability ')}, found by the {found}"
+    )
 
 
-def _likely(lesion: Lesion, before: str) -> str:
-    """The calibrated probability after some words; empty where there is none."""
-    return "" if lesion.probability is None else f"{before}{lesion.probability:.2f}"
+def _likely(lesion: Lesion, before: str, after: str = "") -> str:
+    """The calibrated probability between some words; empty where there is none."""
+    return "" if lesion.probability is None else f"{before}{lesion.probability:.2f}{after}"
 
 
 def lesion_table(lesion: Lesion, findings: Findings) -> TextTable:
@@ -138,8 +140,8 @@ def _slice(rano: Mapping[str, Any], findings: Findings) -> str:
 
 def overview_table(findings: Findings) -> TextTable:
     """One row for each lesion."""
-    calibrated = ("probability",) if findings.lesion_calibration is not None else ()
-    header = ("#", "side", "score", *calibrated, "found by", "box (mm)", "longest (mm)", "RANO (mm)",
+    score = "score" if findings.lesion_calibration is None else "score (probability)"
+    header = ("#", "side", score, "found by", "box (mm)", "longest (mm)", "RANO (mm)",
               *(f"{region_name(name)} (ml)" for name in REGION_LABELS))  # fmt: skip
     rows = []
     for lesion in findings.lesions:
@@ -150,8 +152,8 @@ def overview_table(findings: Findings) -> TextTable:
         across = "" if rano is None else f"{rano['longest_mm']:.0f}×{rano['perpendicular_mm']:.0f}"
         volumes = (f"{lesion.volumes_ml[name]:.2f}" for name in REGION_LABELS)
         longest = f"{lesion.longest_diameter_mm:.1f}"
-        likely = [_likely(lesion, "")] if calibrated else []
-        rows.append((str(lesion.id), side, f"{lesion.score:.2f}", *likely, found, size, longest, across, *volumes))
+        score = f"{lesion.score:.2f}{_likely(lesion, ' (', ')')}"
+        rows.append((str(lesion.id), side, score, found, size, longest, across, *volumes))
     return TextTable(header, tuple(rows))
 
 

@@ -86,7 +86,7 @@ def _lesions(sheet: _Sheets, findings: Findings) -> None:
         return
     sheet.table(content.overview_table(findings), _OVERVIEW_IN, size=7)
     sheet.paragraph(content.rano_sentence(findings))
-    sheet.paragraph(content.SCORE_NOTE, color=_MUTED, size=8)
+    sheet.paragraph(content.score_note(findings), color=_MUTED, size=8)
     sheet.paragraph(content.RANO_NOTE, color=_MUTED, size=8)
     images = KeyImages.of(findings)
     for lesion in findings.lesions[:MAX_LESIONS]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from MTMed3DCore.errors import InputRefused, WrongUse
 from MTMed3DCore.exports.atomic import publishing
+from MTMed3DCore.exports.deidentify import check_pseudonym, deidentified_sources
 from MTMed3DCore.exports.dicom import MEASUREMENTS, check_dicom_export, write_dicom
 from MTMed3DCore.exports.dicom_source import read_sources, refuse_elsewhere
 from MTMed3DCore.exports.markups import write_markups
@@ -126,6 +127,7 @@ def write_review(
     progress: Progress = silent,
     series: Mapping[str, Sequence[Path]] | None = None,
     observer: str = "",
+    deidentify: bool = False,
 ) -> Path:
     """Write a reviewed study into a folder, which appears complete or not at all.
 
@@ -137,23 +139,30 @@ def write_review(
         progress: told of every form; where it raises, nothing is written.
         series: DICOM files of each sequence, to which DICOM objects refer; only for ``dicom``.
         observer: DICOM name (``Family^Given``) of the reader, or empty; only for ``dicom``.
+        deidentify: leave out what may name the patient: the comment, and in DICOM all that `exports.deidentify` does
+            not keep. The case's name stands for the patient.
 
     Returns:
         The folder.
 
     Raises:
-        WrongUse: ``format-unknown``, ``dicom-support``, and what `atomic.publishing` refuses.
+        WrongUse: ``format-unknown``, ``dicom-support``, ``pseudonym``, and what `atomic.publishing` refuses.
         InputRefused: ``dicom-source`` or ``dicom-elsewhere``, DICOM objects could not say where the result lies.
     """
     strange = [name for name in formats if name not in FORMATS]
     if strange or not formats:
         what = f"There is no export format {strange[0]!r}." if strange else "No export format is chosen."
         raise WrongUse("format-unknown", what, f"Choose among {', '.join(FORMATS)}.")
+    if deidentify:
+        check_pseudonym(case.id)
+        case = replace(case, comment="")
     sources = None
     if "dicom" in formats:
         check_dicom_export()
         sources = read_sources(series or {})
         refuse_elsewhere(sources, case.grid)
+        if deidentify:
+            sources = deidentified_sources(sources, case.id)
     progress("write", 0.0, "Measuring the lesions")
     findings = corrected_findings(case)
     last = next(_LAST[name] for name in _LAST if name in formats)

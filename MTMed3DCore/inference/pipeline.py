@@ -138,9 +138,7 @@ def analyze(
             )
             if not check_uncertainty:
                 return result, None
-            return result, mirror_disagreement(
-                here, prepared, settings, result, rung.device, computed, progress, **way
-            )
+            return result, mirror_disagreement(here, prepared, settings, result, rung.device, computed, progress, **way)
 
         keep_freed_memory()
         try:

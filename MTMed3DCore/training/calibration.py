@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from MTMed3DCore.evaluation.overlap import dice
+from MTMed3DCore.findings import Lesion
 from MTMed3DCore.geometry import VoxelBox
 from MTMed3DCore.inference import InferenceSettings, run_network
 from MTMed3DCore.inference.lesions import find_lesions
@@ -35,12 +36,13 @@ HIT_IOU = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A network's raw result on a study, and the truth."""
+    """A network's raw result on a study, and the truth; the grade is 1 high, 0 low, None without tumour."""
 
     raw: RawResult
     prepared: PreparedStudy
     regions: npt.NDArray[np.bool_]
     boxes: Sequence[VoxelBox]
+    grade: int | None = None
 
 
 def as_prepared(study: SyntheticStudy) -> PreparedStudy:
@@ -57,7 +59,7 @@ def run_over(
         study = make_study(seed, spacing_mm=settings.spacing_mm, family=FAMILY)
         prepared = as_prepared(study)
         raw = run_network(network, prepared, settings, device)
-        yield study, Outcome(raw, prepared, region_channels(study.labels).numpy() > 0, study.boxes)
+        yield study, Outcome(raw, prepared, region_channels(study.labels).numpy() > 0, study.boxes, study.grade)
 
 
 def calibrated(settings: InferenceSettings, outcomes: Sequence[Outcome]) -> InferenceSettings:
@@ -107,25 +109,31 @@ def _tried(network: TaskNetwork, settings: InferenceSettings, device: str) -> tu
 
 def lesion_f1(settings: InferenceSettings, outcomes: Sequence[Outcome]) -> float:
     """Harmonic mean of precision and sensitivity of the lesions that these settings give, pooled over studies."""
-    hits = found = true = 0
-    for outcome in outcomes:
-        grid = outcome.prepared.grid
-        lesions = find_lesions(
-            outcome.raw.regions,
-            [VoxelBox.from_list(box) for box in outcome.raw.boxes],
-            list(outcome.raw.scores),
-            grid,
-            region_threshold=settings.region_threshold,
-            minimum_lesion_ml=settings.minimum_lesion_ml,
-            score_threshold=settings.score_threshold,
-            detects=outcome.raw.detects,
-        ).lesions
-        free = list(outcome.boxes)
-        for lesion in lesions:
-            box = lesion.box.to_voxel(grid)
-            match = max(free, key=box.iou, default=None)
-            if match is not None and box.iou(match) >= HIT_IOU:
-                free.remove(match)
-                hits += 1
-        found, true = found + len(lesions), true + len(outcome.boxes)
-    return 1.0 if found + true == 0 else 2.0 * hits / (found + true)
+    judged = [hit for outcome in outcomes for _, hit in judged_lesions(settings, outcome)]
+    total = len(judged) + sum(len(outcome.boxes) for outcome in outcomes)
+    return 1.0 if total == 0 else 2.0 * sum(judged) / total
+
+
+def judged_lesions(settings: InferenceSettings, outcome: Outcome) -> list[tuple[Lesion, bool]]:
+    """The lesions that these settings give, in order of falling score, and whether each hits a box of its own."""
+    grid = outcome.prepared.grid
+    lesions = find_lesions(
+        outcome.raw.regions,
+        [VoxelBox.from_list(box) for box in outcome.raw.boxes],
+        list(outcome.raw.scores),
+        grid,
+        region_threshold=settings.region_threshold,
+        minimum_lesion_ml=settings.minimum_lesion_ml,
+        score_threshold=settings.score_threshold,
+        detects=outcome.raw.detects,
+    ).lesions
+    free = list(outcome.boxes)
+    judged = []
+    for lesion in lesions:
+        box = lesion.box.to_voxel(grid)
+        match = max(free, key=box.iou, default=None)
+        hit = match is not None and box.iou(match) >= HIT_IOU
+        if hit and match is not None:
+            free.remove(match)
+        judged.append((lesion, hit))
+    return judged

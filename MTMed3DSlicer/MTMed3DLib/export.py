@@ -72,6 +72,7 @@ def write_case(
     overwrite: bool = False,
     series: Mapping[str, Sequence[Path]] | None = None,
     observer: str = "",
+    deidentify: bool = False,
 ) -> Path:
     """Write what `reviewed_case` copied; touches no node. See `export_review`.
 
@@ -81,6 +82,7 @@ def write_case(
         report: told of every step.
         series: DICOM files of each sequence, which DICOM objects refer to; see `dicom_series.files_of`.
         observer: DICOM name of the reader, or empty.
+        deidentify: leave out what may name the patient.
     """
     from MTMed3DCore.exports.review import write_review
     from MTMed3DCore.volume import Volume
@@ -95,6 +97,7 @@ def write_case(
         progress=report,
         series=series,
         observer=observer,
+        deidentify=deidentify,
     )
 
 

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from MTMed3DLib.scene import StudyScene
 
 DICOM = "dicom"
-PERSONAL = "Segmentation, measurements and report, filed with the patient's study: they hold the patient's name"
+FILED = "Segmentation, measurements and report, filed with the patient's study"
+PERSONAL = f"{FILED}: they hold the patient's name"
+NAMELESS = f"{FILED}, but with the case name in place of the patient and with new identifiers"
 FORMATS = {
     "training_case": "trainingCheck",
     "seg_nrrd": "segCheck",
@@ -71,6 +73,7 @@ class ExportSection:
         ui.exportFolder.connect("currentPathChanged(QString)", self.refresh)
         for name in FORMATS.values():
             getattr(ui, name).connect("toggled(bool)", self.refresh)
+        ui.deidentifyCheck.connect("toggled(bool)", self.refresh)
         ui.caseNameEdit.connect("editingFinished()", self.rename)
         ui.exportButton.connect("clicked()", self._on_export)
         ui.openButton.connect("clicked()", self._on_open)
@@ -106,7 +109,7 @@ class ExportSection:
         first = "Analyse a study first."
         against = first if review is None else reason_against(review.study.volumes(), open_database())
         self.ui.dicomCheck.enabled = not against
-        self.ui.dicomCheck.toolTip = against or PERSONAL
+        self.ui.dicomCheck.toolTip = against or (NAMELESS if self.ui.deidentifyCheck.checked else PERSONAL)
         self.ui.observerEdit.enabled = DICOM in self.formats
         missing = []
         if review is None:
@@ -168,7 +171,7 @@ class ExportSection:
             self.say(f"Nothing was written: {error}")
             return False
         formats, self._path, self._writing = self.formats, target, True
-        options: dict[str, Any] = {"overwrite": full}
+        options: dict[str, Any] = {"overwrite": full, "deidentify": self.ui.deidentifyCheck.checked}
         if DICOM in formats:
             # The database answers on this thread alone; the files are read on the other.
             volumes, database = review.study.volumes(), open_database()

@@ -27,6 +27,7 @@ from MTMed3DLib.attributes import (
     KEPT,
     LESION,
     NEWER,
+    PROBABILITY,
     PROPOSED,
     REJECTED,
     SCORE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from panel_driver import ObedientWorker, add_study, choose, export, exported
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra `dicom`")
 
+CHECKS = ("trainingCheck", "segCheck", "niftiCheck", "markupsCheck", "csvCheck", "reportCheck", "dicomCheck")
 SHAPE = (40, 44, 16)
 SPACING = (0.9, 0.9, 5.0)
 """Thick slices."""
@@ -103,7 +105,7 @@ def reviewed(panel: Any, loaded: dict[str, Any], worker: ObedientWorker, let: An
     labels = panel.findings.study.labels()
     labels[10:13, 12:15, 9:11] = 4
     panel.review.review.write_labels(labels)
-    for check in ("trainingCheck", "segCheck", "niftiCheck", "markupsCheck", "csvCheck", "reportCheck"):
+    for check in CHECKS[:-1]:
         getattr(panel.ui, check).checked = False
     return panel
 
@@ -220,6 +222,32 @@ class TestDicomExport:
         assert words.count("Detection score") == 1
         assert "Probability of high grade" not in words
         assert pydicom.dcmread(folder / "report.dcm").EncapsulatedDocument.startswith(b"%PDF-")
+
+    def test_a_deidentified_export_names_the_case_and_nobody_else(
+        self, reviewed: Any, loaded: dict[str, Any], database: Any, let: Any, tmp_path: Path
+    ) -> None:
+        pytest.importorskip("highdicom", reason="needs the extra `dicom`")
+        reviewed.ui.exportFolder.setCurrentPath(str(tmp_path / "out"))
+        reviewed.ui.commentEdit.setPlainText("Mrs Zzyzxova from Quxbridge")
+        for check in CHECKS:
+            getattr(reviewed.ui, check).checked = True
+        reviewed.ui.deidentifyCheck.checked = True
+        assert "the patient's name" not in reviewed.ui.dicomCheck.toolTip
+        reviewed.ui.caseNameEdit.text = "two words"
+        export(reviewed, let)
+        assert "'two words' is no pseudonym" in reviewed.ui.exportLabel.text
+        assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
+        reviewed.ui.caseNameEdit.text = "case-7"
+        export(reviewed, let)
+        assert reviewed.ui.exportLabel.text.startswith("Written"), reviewed.ui.exportLabel.text
+        source = pydicom.dcmread(next((tmp_path / "dicom").rglob("IM*")), stop_before_pixels=True)
+        marks = [b"Zzyzxova", b"STUDY-7", source.StudyInstanceUID.encode(), source.FrameOfReferenceUID.encode()]
+        for path in (path for path in exported(reviewed).rglob("*") if path.is_file()):
+            content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+            assert [mark for mark in marks if mark in content] == [], path
+        for path in (exported(reviewed) / "dicom").iterdir():
+            dataset = pydicom.dcmread(path)
+            assert (dataset.PatientID, dataset.PatientIdentityRemoved) == ("case-7", "YES")
 
     def test_the_reader_is_asked_before_an_earlier_export_is_replaced(
         self, reviewed: Any, application: Any, let: Any, tmp_path: Path
