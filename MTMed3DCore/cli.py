@@ -9,9 +9,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import NoReturn
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn, TextIO
 
 from MTMed3DCore import __version__
 from MTMed3DCore.commands import (
@@ -84,16 +84,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_standard_streams()
     options = argparse.Namespace()
     try:
-        with terminated_as_interrupted():
+        with terminated_as_interrupted(), _heard_or_not(sys.stdout):  # gone, as after `| head`
             options = build_parser().parse_args(arguments)
-            return int(options.run(options))
+            code = int(options.run(options))
+            sys.stdout.flush()
+            return code
+        return 0
     except KeyboardInterrupt:
         return report(Cancelled(), as_json)
     except MTMed3DError as error:
         return report(error, as_json)
-    except BrokenPipeError:
-        _drop_output()  # whoever read it has gone, as `| head` does
-        return 0
     except SystemExit as stop:  # argparse ends --help and --version this way
         return stop.code if isinstance(stop.code, int) else 0
     except Exception as error:
@@ -105,23 +105,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def report(error: MTMed3DError, as_json: bool) -> int:
     """Say a refusal on stderr, and with `as_json` on stdout for a machine; returns its exit code."""
-    try:
+    with _heard_or_not(sys.stderr):
         print(f"error: {error.text}", file=sys.stderr)
         if error.remedy:
             print(f"remedy: {error.remedy}", file=sys.stderr)
+    with _heard_or_not(sys.stdout):
         if as_json:
             print(json.dumps({"error": {"code": error.code, "text": error.text, "remedy": error.remedy}}), flush=True)
-    except BrokenPipeError:  # nobody listens; the exit code still says it
-        _drop_output()
     return error.exit_code
 
 
-def _drop_output() -> None:
-    """Send what is left to say nowhere; without this, Python complains when it flushes at the end."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # no file, in a test
-            os.dup2(nowhere, stream.fileno())
+@contextmanager
+def _heard_or_not(stream: TextIO) -> Iterator[None]:
+    """Send to nowhere what is left to say to whoever has gone; Python would complain when it flushes at the end."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """What the out-of-domain checks say of real studies, of wrong ones, and of synthetic ones as they should be.
 
     python benchmarks/domain.py OUT [--cases FOLDER ...] [--model starter] [--synthetic 200] [--wrong]
+                                [--statistics-only]
 
-``--cases`` and ``--wrong`` run the whole analysis with the mirror image; ``--synthetic`` takes the statistics of that
+``--cases`` and ``--wrong`` run the whole analysis with the mirror image, or with ``--statistics-only`` none of the
+network, as if no tumour had been found; ``--synthetic`` takes the statistics of that
 many studies of every family in turn, with the true tumour in place of a segmented one. Rows are kept in
 ``OUT/domain.json`` as they come, so that a run that was interrupted goes on; ``OUT/domain.md`` holds the tables.
 """
@@ -13,16 +15,18 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from MTMed3DCore.bundles import find_bundle
-from MTMed3DCore.domain.study import statistics
+from MTMed3DCore.domain.study import check_study, statistics
 from MTMed3DCore.domain.uncertainty import mean_entropy, mirror_disagreement
 from MTMed3DCore.errors import MTMed3DError
 from MTMed3DCore.inference import analyze, pipeline
+from MTMed3DCore.preparation import prepare
 from MTMed3DCore.study import Study
 from MTMed3DCore.synthetic import FAMILIES, make_study
 from MTMed3DCore.training.calibration import as_prepared
@@ -48,6 +52,21 @@ def analysed(source: Callable[[], Study], model: Any, network: Any) -> dict[str,
         "mirror_s": probe.mirror_s,
         "timing_s": dict(findings.timing_s),
         "whole_tumour_ml": findings.volumes_ml["whole_tumour"],
+    }
+
+
+def measured(source: Callable[[], Study]) -> dict[str, Any]:
+    """The statistics of one study, and the warnings of its reading and preparation."""
+    try:
+        study = source()
+        prepared = prepare(study, spacing_mm=2.0)
+    except MTMed3DError as error:
+        return {"refused": f"{error.code}: {error.text}"}
+    checks = check_study(study, prepared, np.zeros((3, *prepared.grid.shape), np.float32), 0.5)
+    return {
+        "warnings": [notice.code for notice in (*study.warnings, *prepared.warnings)],
+        "values": {check.code: check.value for check in checks},
+        "outside": [check.code for check in checks if not check.within],
     }
 
 
@@ -94,7 +113,7 @@ def tables(rows: dict[str, dict[str, Any]]) -> str:
     codes = list(dict.fromkeys(code for row in others.values() for code in row.get("values", {})))
     lines = ["| study | says | " + " | ".join(codes) + " | entropy |", "|---|---|" + "---|" * (len(codes) + 1)]
     for name, row in others.items():
-        said = f"refused: {row['refused']}" if "refused" in row else ", ".join(row["outside"]) or "nothing"
+        said = f"refused: {row['refused']}" if "refused" in row else ", ".join(_said(row)) or "nothing"
         cells = [_number(row.get("values", {}).get(code)) for code in codes]
         lines.append(f"| {name} | {said} | " + " | ".join(cells) + f" | {_number(row.get('entropy'))} |")
     return "\n\n".join([*parts, *(["\n".join(lines)] if others else [])]) + "\n"
@@ -110,6 +129,13 @@ def _synthetic_table(rows: Sequence[dict[str, Any]]) -> str:
         expected = next(row["ranges"][code] for row in rows if code in row["ranges"])
         lines.append(f"| `{code}` | {expected} | {len(values)} | {cuts} | {false} |")
     return "\n".join(lines)
+
+
+def _said(row: dict[str, Any]) -> list[str]:
+    """What lies outside its range, then the other warnings about the input in brackets."""
+    about = ("sequence-", "contrast-", "registration-", "not-skull-stripped", "brain-not-covered")
+    others = [code for code in row["warnings"] if code.startswith(about) and code not in row["values"]]
+    return [*row["outside"], *(f"({code})" for code in others)]
 
 
 def _number(value: float | None) -> str:
@@ -130,6 +156,7 @@ def main() -> None:
     parser.add_argument("--model", default="starter")
     parser.add_argument("--synthetic", type=int, default=0)
     parser.add_argument("--wrong", action="store_true")
+    parser.add_argument("--statistics-only", action="store_true")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "domain.json"
@@ -142,13 +169,15 @@ def main() -> None:
                 path.write_text(json.dumps(rows, indent=1))
                 print(name, rows[name].get("outside", rows[name]), flush=True)
 
-    add((f"synthetic {number}", lambda number=number: synthetic(number)) for number in range(options.synthetic))  # type: ignore[misc]
-    if options.cases or options.wrong:
+    add((f"synthetic {number}", partial(synthetic, number)) for number in range(options.synthetic))
+    sources = {str(Path(*case.parts[-2:])): partial(Study.read, case) for case in options.cases}
+    sources |= all_wrong(WRONG_SEED) if options.wrong else {}
+    if options.statistics_only:
+        add((name, partial(measured, source)) for name, source in sources.items())
+    elif sources:
         bundle = find_bundle(options.model)
         network = bundle.load("cpu")
-        sources = all_wrong(WRONG_SEED) if options.wrong else {}
-        sources = {**{str(Path(*c.parts[-2:])): (lambda c=c: Study.read(c)) for c in options.cases}, **sources}  # type: ignore[misc]
-        add((name, lambda s=source: analysed(s, bundle, network)) for name, source in sources.items())  # type: ignore[misc]
+        add((name, partial(analysed, source, bundle, network)) for name, source in sources.items())
     (options.output / "domain.md").write_text(tables(rows))
     print(tables(rows))
 

@@ -6,7 +6,10 @@ seen and what it may be.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
 from MTMed3DCore.domain.check import DomainCheck
@@ -63,7 +66,7 @@ def _fluid(sample: Sample) -> Mask:
     return fluid
 
 
-def _spaces(fluid: Mask, spacing: float) -> tuple[np.ndarray, int]:
+def _spaces(fluid: Mask, spacing: float) -> tuple[npt.NDArray[Any], int]:
     """Parts of the fluid wide enough for a ball of `RADIUS_MM`, numbered from 1, and how many they are."""
     # Distances to the face between two voxels, not to the far one's middle.
     inside = ndimage.distance_transform_edt(np.pad(fluid, 1), sampling=spacing)[1:-1, 1:-1, 1:-1] - spacing / 2

@@ -177,8 +177,8 @@ def _lesion(entry: Mapping[str, Any]) -> Lesion:
     box = entry["box"]
     world = WorldBox(np.array(box["center_ras_mm"]), np.array(box["size_mm"]), np.array(box["axes_ras"]))
     kept = ("id", "score", "volumes_ml", "longest_diameter_mm", "origin", "rano")
-    added = {name: entry.get(name) for name in ("laterality", "probability")}
-    return Lesion(box=world, **{name: entry[name] for name in kept}, **added)
+    known = {name: entry[name] for name in kept}
+    return Lesion(box=world, **known, laterality=entry.get("laterality"), probability=entry.get("probability"))
 
 
 def _plain(value: Any) -> Any:

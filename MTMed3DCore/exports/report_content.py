@@ -140,7 +140,7 @@ def _slice(rano: Mapping[str, Any], findings: Findings) -> str:
 
 def overview_table(findings: Findings) -> TextTable:
     """One row for each lesion."""
-    score = "score" if findings.lesion_calibration is None else "score (probability)"
+    score = "score" if findings.lesion_calibration is None else "score (prob.)"
     header = ("#", "side", score, "found by", "box (mm)", "longest (mm)", "RANO (mm)",
               *(f"{region_name(name)} (ml)" for name in REGION_LABELS))  # fmt: skip
     rows = []

@@ -92,3 +92,16 @@ def test_the_readme_and_the_checks_give_the_same_test_command() -> None:
 
 def test_no_line_ending_in_a_bundle_is_ever_changed_by_git() -> None:
     assert "Resources/bundles/** -text" in (ROOT / ".gitattributes").read_text(encoding="utf-8")
+
+
+def test_the_lock_holds_every_package_in_the_version_that_the_tests_run_with_and_with_hashes() -> None:
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    blocks = [block for block in re.split(r"\n(?=[a-z])", text) if not block.startswith("#")]
+    locked = {plain(block.split("==")[0]): re.split(r"[ ;]", block.split("==")[1])[0] for block in blocks}
+    pinned = {plain(name): version for name, version in PINS.items()}
+    assert [name for name, version in locked.items() if pinned.get(name, version) != version] == []
+    wanted = list(PROJECT["project"]["dependencies"])
+    for extra in ("dicom", "train", "cluster"):
+        wanted += PROJECT["project"]["optional-dependencies"][extra]
+    assert {plain(re.split(r"[<>=!~\[ ;]", each)[0]) for each in wanted} <= set(locked)
+    assert [block.split()[0] for block in blocks if not re.search(r"--hash=sha256:[0-9a-f]{64}", block)] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -144,6 +145,23 @@ def test_what_is_given_and_not_there_is_refused_with_its_own_code(client, case, 
     request = client.request("analyze", inputs=case, output=str(tmp_path / "out"), model="quick", device="cpu", **given)
     assert answers(client, request)[-1]["code"] == code
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_change_after_they_were_loaded_are_noticed_by_the_next_request(client, models, tmp_path):
+    model = shutil.copytree(models / "quick", tmp_path / "model")
+    weights = model / "models" / "model.safetensors"
+    content = weights.read_bytes()
+
+    def load() -> dict[str, Any]:
+        return answers(client, client.request("load", model=str(model), device="cpu"))[-1]
+
+    assert load()["event"] == "result"
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    for _ in range(2):
+        refused = load()
+        assert (refused["code"], "model.safetensors" in refused["text"]) == ("bundle-tampered", True)
+    weights.write_bytes(content)
+    assert load()["event"] == "result"
 
 
 def test_a_cancelled_analysis_ends_within_a_second_and_the_process_goes_on(client, case, tmp_path):

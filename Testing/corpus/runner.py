@@ -76,7 +76,7 @@ def through_cli(given: Given, output: Path, model: Path) -> Got:
     if status:
         error = answer.get("error") or next(each["error"] for each in answer["studies"] if each["error"])
         return Got("refused", (error["code"],), error["text"], error["remedy"])
-    return _analysed(output)
+    return analysed(output)
 
 
 class Worker:
@@ -113,7 +113,7 @@ class Worker:
         fields = {"inputs": inputs, "output": str(output), "model": str(self._model), "device": "cpu", **given.options}
         answer = self._ask({"command": "analyze", **fields})
         if answer["event"] == "result":
-            return _analysed(output)
+            return analysed(output)
         kind = "crashed" if answer["code"] in ("internal-error", "worker-died") else "refused"
         return Got(kind, (answer["code"],), answer["text"], answer["remedy"])
 
@@ -147,7 +147,8 @@ class Worker:
         self._process.stdout.close()
 
 
-def _analysed(output: Path) -> Got:
+def analysed(output: Path) -> Got:
+    """A written result."""
     document = json.loads((output / "findings.json").read_text(encoding="utf-8"))
     warnings = [each for each in document["warnings"] if each["code"] in ABOUT_INPUT]
     codes = tuple(dict.fromkeys(each["code"] for each in warnings))

@@ -1,8 +1,9 @@
 """Runs of the software as processes of their own, held at every step so that a fault meets them exactly there.
 
 A process is forked from one that has loaded the libraries, because loading takes longer than a small analysis. What
-runs in it is the command line or the worker as they are; the only addition is a listener to their progress, which
-waits at every step until it is let on.
+runs in it is the command line or the worker as they are, but for two things: a listener to their progress waits at
+every step until it is let on, and in place of the preview and the PDF, which take longest, as many empty bytes are
+written. Runs that only show that a place can be written to again get the network's answer of the first run.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from MTMed3DCore import cli
+from MTMed3DCore import cli, exports, inference
 from MTMed3DCore.commands import analyze
 from MTMed3DCore.exports.atomic import edited_files, read_manifest
 from MTMed3DCore.exports.workplace import PARTIAL
@@ -29,6 +30,8 @@ from Testing.corpus.model import write_model
 from Testing.corpus.plain import write_plain
 
 PATIENCE_S = 300.0
+PICTURE_BYTES = 160 * 1024
+"""As many as a preview has."""
 Step = tuple[str, str]
 """Stage and text of a step; the stage ``rename`` is a move into the output folder, by the names of both."""
 
@@ -95,7 +98,7 @@ class Site:
         return sorted(path.relative_to(self.root).as_posix() for path in (*top, *(self.root / "tmp").iterdir()))
 
     def results(self) -> str:
-        """``complete``, ``none``, files without the one that marks a result, or ``HALF``: a result that is not whole."""
+        """``complete``, ``none``, files without the one that marks a result, or ``HALF``: what is not whole."""
         visible = [path for path in self.out.rglob("*") if path.is_file() and PARTIAL not in path.as_posix()]
         if not visible:
             return "none"
@@ -112,10 +115,9 @@ class Site:
 @contextlib.contextmanager
 def sites() -> Iterator[Callable[[], Site]]:
     """Makes sites with one model, and removes them."""
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, _no_pictures():
         model = write_model(Path(place) / "model").folder
-        with contextlib.redirect_stdout(io.StringIO()):
-            assert cli.main(Site(Path(place) / "first", model).arguments()) == 0  # loads every library
+        _first_run(Site(Path(place) / "first", model))
         made: list[Site] = []
 
         def make() -> Site:
@@ -123,6 +125,35 @@ def sites() -> Iterator[Callable[[], Site]]:
             return made[-1]
 
         yield make
+
+
+def _first_run(site: Site) -> None:
+    """Loads every library, and keeps the findings."""
+    compute = inference.analyze
+
+    def keeping(*arguments: Any, **options: Any) -> Any:
+        _kept[:] = [compute(*arguments, **options)]
+        return _kept[0]
+
+    inference.analyze = keeping
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            assert cli.main(site.arguments()) == 0
+    finally:
+        inference.analyze = compute
+
+
+_kept: list[Any] = []
+
+
+@contextlib.contextmanager
+def _no_pictures() -> Iterator[None]:
+    kept = exports.write_preview, exports.write_report_pdf
+    exports.write_preview = exports.write_report_pdf = lambda findings, path: path.write_bytes(bytes(PICTURE_BYTES))
+    try:
+        yield
+    finally:
+        exports.write_preview, exports.write_report_pdf = kept
 
 
 class Run:
@@ -231,6 +262,15 @@ class Run:
 def run_cli(site: Site, *more: str, **options: Any) -> Run:
     """`mtmed3d analyze` of the site's study."""
     return Run(site, lambda: cli.main(site.arguments(*more)), **options)
+
+
+def run_again(site: Site, *more: str) -> Ended:
+    """`mtmed3d analyze` of the site's study with the network's answer of the first run, from beginning to end."""
+
+    def answer() -> None:
+        inference.analyze = lambda *arguments, **options: _kept[0]
+
+    return run_cli(site, *more, gated=False, prepare=answer).end()
 
 
 def _become(site: Site, stdout: int, stderr: int, tell: int | None, listen: int | None) -> None:

@@ -21,7 +21,9 @@ HEADINGS = ("fault", "the run", "results", "left", "next run")
 def main(arguments: list[str]) -> int:
     """Run from the command line."""
     file = Path(arguments[0]) if arguments else None
-    chosen = [each for each in (*FAULTS, *WORKER_FAULTS) if not arguments[1:] or any(p in each.name for p in arguments[1:])]
+    chosen = [
+        each for each in (*FAULTS, *WORKER_FAULTS) if not arguments[1:] or any(p in each.name for p in arguments[1:])
+    ]
     rows, wrong = [], 0
     with sites() as make:
         for fault in chosen:
@@ -51,7 +53,9 @@ def cells(fault: Fault, row: Row, problems: list[str]) -> tuple[str, ...]:
     """A row in words."""
     left = "hidden workplace" if row.left else "nothing"
     after = "complete, nothing left" if not row.after.status and not row.left_after else str(row.after)
-    results = "the earlier, complete" if fault.before and row.results == "complete" and row.ended.status else row.results
+    results = (
+        "the earlier, complete" if fault.before and row.results == "complete" and row.ended.status else row.results
+    )
     found = (fault.name, str(row.ended), results, left, after)
     return (*found[:-1], f"{after} WRONG: {'; '.join(problems)}".replace("\n", " ")) if problems else found
 
