@@ -73,7 +73,7 @@ def ball(radius_mm: float = 75.0, spacing_mm: float = 2.0) -> Study:
     return _study("uniform ball", {name: _noisy(value * inside, inside, name) for name, value in values.items()}, grid)
 
 
-def gradient_cube(side_mm: float = 140.0, spacing_mm: float = 2.0) -> Study:
+def gradient_cube(side_mm: float = 120.0, spacing_mm: float = 2.0) -> Study:
     """A cube that brightens along an axis of its own in each sequence."""
     grid = _cube(180.0, spacing_mm)
     places = np.moveaxis(grid.to_world(np.moveaxis(np.indices(grid.shape), 0, -1)), -1, 0)

@@ -36,7 +36,8 @@ class DomainCheck:
     @property
     def within(self) -> bool:
         """Whether the value lies where it should."""
-        return (self.low is None or self.value >= self.low) and (self.high is None or self.value <= self.high)
+        value = float(self.value)  # a NumPy number would give a NumPy truth, which is no JSON
+        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
 
     @property
     def expected(self) -> str:

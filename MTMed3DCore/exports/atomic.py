@@ -137,7 +137,7 @@ def _recover(folder: Path, place: Path) -> None:
         new = [name for name, digest in read_manifest(folder).items() if _is(folder / name, digest)]
         for name in (*new, MANIFEST):
             (folder / name).unlink(missing_ok=True)
-        _remove_empty({(folder / name).parent for name in new} - {folder})
+        _remove_empty({(folder / name).parent for name in (*new, *waiting)} - {folder})
     for name in file_names(place / REPLACED):
         target = folder / name
         if target.exists():

@@ -51,7 +51,7 @@ def workplace(folder: Path, recover: Callable[[Path], None]) -> Iterator[Path]:
         if not file_names(place / REPLACED):
             _clear(place)
         let_go()
-        with suppress(OSError):  # something is kept, or the next process is here already
+        with suppress(OSError):  # gone already, or something is kept, or the next process is here
             place.rmdir()
 
 
@@ -78,14 +78,22 @@ def _hold(place: Path, folder: Path) -> tuple[Path, Callable[[], None]]:
         text = f"Another run is writing into {folder} at this moment."
         raise WrongUse("output-busy", text, "Wait until it has ended, or give another folder.") from error
     except NotImplementedError:
+        _unlock(place)
         return _own(place), lambda: None
 
     def let_go() -> None:
-        with suppress(OSError):  # on Windows it is removed as it is released
-            (place / _LOCK).unlink()
+        _unlock(place)
         lock.release()
 
     return place, let_go
+
+
+def _unlock(place: Path) -> None:
+    """Remove the lock, and the workplace where nothing else is in it."""
+    with suppress(OSError):  # on Windows the file is removed as the lock is released
+        (place / _LOCK).unlink()
+    with suppress(OSError):  # something is kept
+        place.rmdir()
 
 
 def _own(place: Path) -> Path:

@@ -32,6 +32,7 @@ from MTMed3DCore.training.calibration import (
     run_over,
 )
 from MTMed3DCore.training.loop import SNAPSHOTS, StarterRun, train_starter
+from MTMed3DCore.training.score_calibration import calibration_outcomes, fit_calibration
 from MTMed3DCore.training.settings import StarterSettings
 from MTMed3DCore.training.starter_card import CARD
 
@@ -122,6 +123,7 @@ def write_starter(run: StarterRun, folder: Path, version: str, device: str = "cp
     trained_on = TRAINED_ON.format(family=training.family)
     network, settings = trained_network(run, device)
     settings = best_settings(network, settings, device)
+    calibration = fit_calibration(calibration_outcomes(network, settings, device), settings)
     figures = measure_held_out(network, settings, device=device)
     card = CARD.format(
         version=version,
@@ -145,6 +147,7 @@ def write_starter(run: StarterRun, folder: Path, version: str, device: str = "cp
         card=card,
         half=True,
         overwrite=True,
+        calibration=calibration,
     )
 
 

@@ -12,7 +12,9 @@ from MTMed3DCore.errors import MTMed3DError, OutOfResources, WrongUse
 
 OUT_OF_MEMORY = "out-of-memory"
 _MEMORY_CODES = (OUT_OF_MEMORY, "memory")
-_MEMORY_WORDS = re.compile(r"out of memory|enough memory|allocate memory|bad_alloc|failed to map segment|start new thread")
+_MEMORY_WORDS = re.compile(
+    r"out of memory|enough memory|allocate memory|bad_alloc|failed to map segment|start new thread"
+)
 """torch's CPU allocator, MPS and ITK raise plain RuntimeErrors, a library that does not fit in an ImportError."""
 
 

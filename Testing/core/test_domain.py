@@ -353,7 +353,7 @@ class TestWrongStudies:
             ("resection cavity", {"cavity"}),
             ("CT", {"ct-values"}),
             ("uniform ball", {"brain-shape", "tissue-contrast"}),
-            ("gradient cube", {"brain-shape", "brain-filling", "tissue-contrast"}),
+            ("gradient cube", {"brain-shape", "brain-filling"}),
         ],
     )
     def test_each_is_told_by_what_is_wrong_with_it(

@@ -89,6 +89,7 @@ class Panel:
         end = time.monotonic() + PATIENCE_S
         while analysis.busy:
             if time.monotonic() > end:
+                analysis.close()
                 return Got("crashed", ("no-answer",), analysis.worker.log)
             analysis.poll()
             time.sleep(0.01)

@@ -21,7 +21,7 @@ from MTMed3DCore import cli
 from Testing.corpus.case import Expected, Given
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 ABOUT_INPUT = (
     "resampled",
     "sequence-alike",

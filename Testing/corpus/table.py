@@ -25,6 +25,8 @@ from Testing.corpus.runner import Got, Labels, Worker, canonical_labels, faults,
 HEADINGS = ("subject", "case", "expected", "command line", "worker", "panel")
 IN_THE_FILE = ("files and formats", "headers and geometry", "DICOM")
 """Subjects whose faults lie in files, and not in voxels or places that a scene holds."""
+OF_THE_PANEL = "inputs"
+"""Code of what the panel refuses before the worker is asked."""
 
 
 def main(arguments: list[str]) -> int:
@@ -79,6 +81,8 @@ def _panel_cell(case: Case, got: Got | str, labels: Labels) -> str:
         return got
     if got.kind == "refused" and READER in got.codes:
         return "refused by 3D Slicer's reader"
+    if got.kind == "refused" and OF_THE_PANEL in got.codes:
+        return "refused by the panel itself"
     found = faults(case.expected, got, labels)
     if found and got.kind == "refused" and case.expected.kind == "refused":
         return f"{got} (another reason)"

@@ -204,7 +204,7 @@ WORKER_FAULTS: tuple[Fault, ...] = (
     *(Fault(f"worker: SIGKILL in the stage {name}", _sent(signal.SIGKILL, name))
       for name in ("read", "prepare", "infer", "write")),
     Fault("worker: SIGTERM in the stage infer", _sent(signal.SIGTERM, "infer"), "cancelled"),
-    Fault("worker: its asker goes away in the stage infer", _left_alone),
+    Fault("worker: its asker goes away in the stage infer", _left_alone, given_up=True),
     Fault("worker: FLAIR vanishes after it was asked", _vanished, "file-missing"),
     Fault("worker: standard error is closed", _closed_log),
     Fault("worker: stopped for good (SIGSTOP), and the panel cancels", _stuck, "cancelled"),

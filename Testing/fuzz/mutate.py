@@ -1,7 +1,7 @@
 """Mutation fuzzer: ``python -m Testing.fuzz.mutate TARGET --executions N --seed S --crashes FOLDER``.
 
 Reads changed copies of a valid file as often as asked. A reader may return or refuse (`MTMed3DError`); anything else is
-a crash, written minimised to a folder, one for each place of the code. Where native code ends the process itself, the
+a crash, written minimised to a folder, one for each place of the code. Where native code may end the process, the
 content that it was reading lies in ``FOLDER/TARGET-last``; nothing is started again by itself: run it with another
 seed. ``all`` runs every target in turn. The exit code is 1 where anything crashed.
 """
@@ -92,9 +92,10 @@ def main(arguments: list[str] | None = None) -> int:
             folder = Path(place) / "work"
             folder.mkdir()
             options.crashes.mkdir(parents=True, exist_ok=True)
-            last = options.crashes / f"{name}-last"
+            last = options.crashes / f"{name}-last" if target.native else None
             outcome = fuzz(target, options.executions, options.seed, folder, last)
-        last.unlink(missing_ok=True)
+        if last is not None:
+            last.unlink(missing_ok=True)
         for number, (what, content) in enumerate(outcome.crashes.items()):
             (options.crashes / f"{name}-{options.seed}-{number}").write_bytes(content)
             print(f"  crash {number}: {what}")

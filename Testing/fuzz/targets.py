@@ -27,11 +27,13 @@ class Target:
         seeds: the contents that are changed.
         run: writes a content into a folder and reads it.
         head: how many of the first bytes the header takes.
+        native: whether code that is not Python reads it, which may end the process.
     """
 
     seeds: tuple[bytes, ...]
     run: Callable[[bytes, Path], object]
     head: int = 400
+    native: bool = False
 
 
 def make(name: str, place: Path) -> Target:
@@ -73,13 +75,13 @@ def _itk(place: Path, suffix: str, packings: Iterable[bool] = (False, True)) -> 
     for packed in packings:
         sitk.WriteImage(image, str(place / f"seed{suffix}"), packed)
         seeds.append((place / f"seed{suffix}").read_bytes())
-    return Target(tuple(seeds), _volume(suffix))
+    return Target(tuple(seeds), _volume(suffix), native=True)
 
 
 def _dicom(place: Path) -> Target:
     from MTMed3DCore.dicom.scanning import scan
 
-    array = np.arange(8 * 8 * 9, dtype=np.uint16).reshape(8, 8, 9)
+    array = np.arange(8 * 8 * 3, dtype=np.uint16).reshape(8, 8, 3)
     files = write_series(place / "series", array, AFFINE, Examination(), **PARAMETERS["t1"])
     others = [(file.name, file.read_bytes()) for file in files[1:]]
 

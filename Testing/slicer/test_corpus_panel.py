@@ -1,0 +1,46 @@
+"""Bad input through the third entrance: files in a scene, and the panel's own classes from there on.
+
+`python -m Testing.corpus.table` takes every case this way; these are one for each place where a case may end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from Testing.corpus.cases import ALL
+from Testing.corpus.model import write_model
+from Testing.corpus.panel import READER, Panel
+from Testing.corpus.plain import write_plain
+
+CASES = {case.name: case for case in ALL}
+
+
+@pytest.fixture(scope="module")
+def panel(application: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Panel]:
+    made = Panel(write_model(tmp_path_factory.mktemp("corpus") / "model").folder)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("empty_file", READER),
+        ("sequence_half_a_metre_away", "inputs"),
+        ("one_voxel_that_is_no_number", "not-finite"),
+        ("model_that_nobody_has", "model-unknown"),
+    ],
+)
+def test_a_bad_study_is_refused_where_its_fault_shows(name: str, code: str, panel: Panel, tmp_path: Path) -> None:
+    got = panel(CASES[name].make(tmp_path / "case", write_plain(tmp_path / "plain")))
+    assert (got.kind, got.codes) == ("refused", (code,))
+    assert got.text
+
+
+def test_what_is_no_volume_of_a_scene_does_not_come_this_way(panel: Panel, tmp_path: Path) -> None:
+    got = panel(CASES["empty_folder"].make(tmp_path / "case", write_plain(tmp_path / "plain")))
+    assert got == "takes volumes of the scene"
