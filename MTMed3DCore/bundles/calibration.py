@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import exp, isfinite, log
-from typing import Any
+from typing import Any, TypeGuard
 
 KEYS = {"method": str, "studies": int, "data": str}
 """What every calibration must say."""
@@ -118,5 +118,5 @@ def _said(entry: Mapping[str, Any]) -> dict[str, Any] | None:
     return result if result["studies"] > 0 and result["method"] and result["data"] else None
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

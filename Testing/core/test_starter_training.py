@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def test_each_snapshot_holds_the_weights_of_its_own_step(folder: Path) -> None:
     assert [run.steps for run in runs] == [9, 10, 11, 12]
     last = StarterRun.read(folder)
     assert all(torch.equal(tensor, last.weights[name]) for name, tensor in runs[-1].weights.items())
-    for before, after in zip(runs, runs[1:], strict=False):
+    for before, after in pairwise(runs):
         assert any(not torch.equal(tensor, after.weights[name]) for name, tensor in before.weights.items())
 
 
