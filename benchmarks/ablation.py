@@ -21,14 +21,12 @@ import numpy as np
 from cases import measure
 
 from MTMed3DCore.bundles import save_bundle
-from MTMed3DCore.evaluation.overlap import EVALUATED, dice
-from MTMed3DCore.inference import InferenceSettings
-from MTMed3DCore.networks import build_network
+from MTMed3DCore.evaluation.overlap import EVALUATED
 from MTMed3DCore.synthetic.family import FAMILIES, Family
-from MTMed3DCore.training.calibration import FIRST_SEED, REGION_THRESHOLDS, mean_dice, run_over
+from MTMed3DCore.training.calibration import FIRST_SEED, calibrated, region_dice, run_over
 from MTMed3DCore.training.loop import StarterRun, train_starter
 from MTMed3DCore.training.settings import StarterSettings
-from MTMed3DCore.training.starter import FIRST_HELD_OUT_SEED, TRAINED_ON
+from MTMed3DCore.training.starter import FIRST_HELD_OUT_SEED, TRAINED_ON, trained_network
 
 CHOSEN_ON, MEASURED_ON = 12, 24
 """Studies of the held-out family: for the threshold, and for the figures."""
@@ -102,23 +100,18 @@ def train(name: str, steps: int, folder: Path) -> StarterRun:
 
 def score(name: str, run: StarterRun, out: Path, cases: Sequence[Path]) -> dict[str, Any]:
     """Mean Dice of an arm on held-out studies, and that on each real one."""
-    network = build_network("mtmed3d", run.settings.feature_size, run.settings.tasks, len(run.anchor_shapes))
-    network.load_state_dict(run.weights)
-    network.eval()
-    settings = InferenceSettings(
-        spacing_mm=run.settings.spacing_mm, window=run.settings.wide_patch, anchor_shapes=run.anchor_shapes
-    )
+    network, settings = trained_network(run)
     choosing = [found for _, found in run_over(network, settings, range(FIRST_SEED, FIRST_SEED + CHOSEN_ON))]
-    level = max(REGION_THRESHOLDS, key=lambda threshold: mean_dice(choosing, threshold))
+    settings = calibrated(settings, choosing)
     rows = []
     for study, found in run_over(network, settings, range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + MEASURED_ON)):
         if study.grade is not None:
-            rows.append([dice(p >= level, t) for p, t in zip(found.raw.regions, found.regions, strict=True)])
-    core, whole, enhancing = np.mean(rows, axis=0).tolist()
-    result: dict[str, Any] = {"steps": run.steps, "region_threshold": level, "studies_with_tumour": len(rows)}
+            rows.append(found)
+    core, whole, enhancing = region_dice(settings, rows).tolist()
+    result: dict[str, Any] = {"steps": run.steps, "studies_with_tumour": len(rows)}
+    result["region_thresholds"] = settings.region_thresholds
     result["held_out"] = dict(zip(EVALUATED, (whole, core, enhancing), strict=True))
     if cases:
-        settings = replace(settings, region_threshold=level)
         card = f"# {name}\n\nFor research use only. An arm of an ablation.\n"
         bundle, trained_on = out / "bundle", TRAINED_ON.format(family=name)
         save_bundle(bundle, network, settings, name=name, version="0", trained_on=trained_on, card=card, overwrite=True)

@@ -78,7 +78,7 @@ class _Probe:
 
     def __enter__(self) -> _Probe:
         def timed(network: Any, prepared: Any, settings: Any, raw: Any, *more: Any, **others: Any) -> float | None:
-            self.entropy = mean_entropy(raw.regions, settings.region_threshold)
+            self.entropy = mean_entropy(raw.regions, settings.whole_tumour_threshold)
             began = time.process_time()
             result = mirror_disagreement(network, prepared, settings, raw, *more, **others)
             self.mirror_s = time.process_time() - began

@@ -139,7 +139,8 @@ def study_call(name: str, network: MultiTaskNetwork, setting: dict[str, Any]) ->
     def by_us() -> list[torch.Tensor]:
         raw = run_network(network, prepared, settings, device, setting["precision"], window=window, glance=quick)
         inside = raw.regions * prepared.brain
-        return [torch.from_numpy(np.where(inside > 0, inside - settings.region_threshold, -1.0))[None]]
+        levels = np.reshape(settings.region_thresholds, (3, 1, 1, 1))
+        return [torch.from_numpy(np.where(inside > 0, inside - levels, -1.0))[None]]
 
     return by_us
 

@@ -34,7 +34,7 @@ def check_study(
         study: with the intensities that were read.
         prepared: the same on the working grid.
         regions: probabilities (3, X, Y, Z) of TC, WT, ET on the working grid.
-        threshold: from which a voxel belongs to a region.
+        threshold: from which a voxel belongs to the whole tumour.
         entropy_limit: of the bundle, in bits; without one the entropy is not judged.
         differing: `mirror_disagreement` of the study, where it was asked for.
     """

@@ -39,7 +39,7 @@ def entropy_check(regions: npt.NDArray[np.floating[Any]], threshold: float, limi
 
     Args:
         regions: probabilities (3, X, Y, Z) of TC, WT, ET.
-        threshold: from which a voxel belongs to a region.
+        threshold: from which a voxel belongs to the whole tumour.
         limit: the bundle's, in bits.
     """
     value = mean_entropy(regions, threshold)
@@ -115,7 +115,7 @@ def mirror_disagreement(
     here = raw.regions[WHOLE_TUMOUR]
     if settings.mirrored:
         here = 2 * here - other
-    return disagreement(here >= settings.region_threshold, other >= settings.region_threshold)
+    return disagreement(here >= settings.whole_tumour_threshold, other >= settings.whole_tumour_threshold)
 
 
 class SegmentationOnly:

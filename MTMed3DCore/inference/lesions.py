@@ -58,7 +58,7 @@ def find_lesions(
     scores: Sequence[float],
     grid: Grid,
     *,
-    region_threshold: float,
+    region_thresholds: Sequence[float],
     minimum_lesion_ml: float,
     score_threshold: float = 0.0,
     plane: FloatArray | None = None,
@@ -71,14 +71,14 @@ def find_lesions(
         boxes: detected boxes in voxels of `grid`.
         scores: of the boxes, 0 to 1.
         grid: the native T1ce grid.
-        region_threshold: probability from which a voxel belongs to a region.
+        region_thresholds: probability from which a voxel belongs to each region.
         minimum_lesion_ml: whole-tumour volume below which a component is noise.
         score_threshold: detections below it are left aside.
         detects: whether a detector looked for boxes at all; without one, a region scores its mean whole-tumour
             probability, and its box is the tight one.
         plane: between the hemispheres, of `MTMed3DCore.measurements.midplane`; without it no side is told.
     """
-    labels = label_map(regions, region_threshold)
+    labels = label_map(regions, region_thresholds)
     components = tumour_components(labels > 0, grid, minimum_lesion_ml)
     labels[components == 0] = 0
     extents = [VoxelBox.around(components == n) for n in range(1, int(components.max()) + 1)]
@@ -128,7 +128,7 @@ def _disagreements(lesions: Sequence[Lesion]) -> tuple[Notice, ...]:
     return tuple(notices)
 
 
-def label_map(regions: npt.NDArray[np.floating[Any]], threshold: float) -> npt.NDArray[np.uint8]:
+def label_map(regions: npt.NDArray[np.floating[Any]], thresholds: Sequence[float]) -> npt.NDArray[np.uint8]:
     """Probabilities (3, X, Y, Z) of TC, WT, ET to labels.
 
     Regions are nested: what enhances is core, what is core is tumour. A voxel that breaks the nesting counts for the
@@ -136,7 +136,7 @@ def label_map(regions: npt.NDArray[np.floating[Any]], threshold: float) -> npt.N
     """
     labels = np.zeros(regions.shape[1:], dtype=np.uint8)
     for region, label in ((WHOLE_TUMOUR, OEDEMA), (TUMOUR_CORE, NECROTIC_CORE), (ENHANCING_TUMOUR, ENHANCING)):
-        labels[regions[region] >= threshold] = label
+        labels[regions[region] >= thresholds[region]] = label
     return labels
 
 

@@ -151,7 +151,7 @@ def analyze(
             target, chosen = rung.device, choose_precision(precision, rung.device)
         labels, lesions, lesion_notices = _measure(raw, prepared, settings)
         checks = check_study(
-            study, prepared, raw.regions, settings.region_threshold, entropy_limit(bundle.metadata), differing
+            study, prepared, raw.regions, settings.whole_tumour_threshold, entropy_limit(bundle.metadata), differing
         )
     finished = time.perf_counter()
     grade = None
@@ -273,7 +273,7 @@ def _measure(raw: RawResult, prepared: PreparedStudy, settings: InferenceSetting
         native_boxes(raw.boxes, prepared),
         raw.scores.tolist(),
         prepared.native,
-        region_threshold=settings.region_threshold,
+        region_thresholds=settings.region_thresholds,
         minimum_lesion_ml=settings.minimum_lesion_ml,
         score_threshold=settings.score_threshold,
         detects=raw.detects,

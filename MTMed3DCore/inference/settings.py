@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from MTMed3DCore.errors import ModelRefused
 from MTMed3DCore.preparation.kinds import NORMALISATIONS
 from MTMed3DCore.sequences import SEQUENCES
@@ -25,7 +28,7 @@ class InferenceSettings:
         window: side of the cubic window in voxels, a multiple of 32 and at least 64: the norms of the deepest level
             need more than the one voxel that 32 would leave it.
         normalisation: one of `MTMed3DCore.preparation.NORMALISATIONS`.
-        region_threshold: probability from which a voxel belongs to a region.
+        region_thresholds: probability from which a voxel belongs to tumour core, whole tumour and enhancing tumour.
         anchor_shapes: base anchors in working voxels, each ``(x, y, z)``.
         anchor_scales: factor on the base anchors for each detection level.
         score_threshold: detection score below which a box is not looked at.
@@ -44,7 +47,7 @@ class InferenceSettings:
     spacing_mm: float = 1.0
     window: int = 96
     normalisation: str = "zscore_brain"
-    region_threshold: float = 0.5
+    region_thresholds: Sequence[float] = (0.5, 0.5, 0.5)
     anchor_shapes: Sequence[Sequence[float]] = (
         (22, 29, 26),
         (20, 32, 29),
@@ -64,12 +67,13 @@ class InferenceSettings:
         object.__setattr__(self, "channel_order", tuple(self.channel_order))
         object.__setattr__(self, "anchor_shapes", tuple(tuple(shape) for shape in self.anchor_shapes))
         object.__setattr__(self, "anchor_scales", tuple(self.anchor_scales))
+        object.__setattr__(self, "region_thresholds", tuple(self.region_thresholds))
         checks = {
             "channel_order": sorted(self.channel_order) == sorted(SEQUENCES),
             "spacing_mm": self.spacing_mm > 0,
             "window": self.window >= 2 * GRANULE and self.window % GRANULE == 0,
             "normalisation": self.normalisation in NORMALISATIONS,
-            "region_threshold": 0 < self.region_threshold < 1,
+            "region_thresholds": len(self.region_thresholds) == 3 and all(0 < t < 1 for t in self.region_thresholds),
             "anchor_shapes": bool(self.anchor_shapes)
             and all(len(shape) == 3 and min(shape) > 0 for shape in self.anchor_shapes),
             "anchor_scales": bool(self.anchor_scales) and min(self.anchor_scales) > 0,
@@ -93,7 +97,19 @@ class InferenceSettings:
         plain["channel_order"] = list(self.channel_order)
         plain["anchor_shapes"] = [list(shape) for shape in self.anchor_shapes]
         plain["anchor_scales"] = list(self.anchor_scales)
+        plain["region_thresholds"] = list(self.region_thresholds)
         return plain
+
+    @property
+    def whole_tumour_threshold(self) -> float:
+        """Probability from which a voxel belongs to the whole tumour."""
+        return self.region_thresholds[1]
+
+    def regions_of(self, probabilities: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:
+        """The voxels that belong to each region, of probabilities (3, ...) of TC, WT, ET."""
+        levels = np.reshape(self.region_thresholds, (3,) + (1,) * (probabilities.ndim - 1))
+        belongs: npt.NDArray[np.bool_] = probabilities >= levels
+        return belongs
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> InferenceSettings:
@@ -102,6 +118,10 @@ class InferenceSettings:
         Raises:
             ModelRefused: a setting that this version does not know, or a value that no model can have.
         """
+        if isinstance(plain.get("region_threshold"), float):  # of bundles that have one for all regions
+            level = plain["region_threshold"]
+            rest = {name: value for name, value in plain.items() if name != "region_threshold"}
+            plain = {"region_thresholds": [level] * 3, **rest}
         unknown = sorted(set(plain) - {each.name for each in fields(cls)})
         if unknown:
             raise ModelRefused(

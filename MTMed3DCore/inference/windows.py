@@ -139,7 +139,7 @@ def run_network(
         brain = ndimage.binary_dilation(prepared.brain)
         regions = np.where(brain, probabilities[:, :x, :y, :z].numpy(), np.float32(0.0))
         progress("infer", len(windows) / (len(windows) + 1), "Grading")
-        tumour = regions[WHOLE_TUMOUR] >= settings.region_threshold
+        tumour = settings.regions_of(regions)[WHOLE_TUMOUR]
         if getattr(network, "grades_image", False):
             crop = grading_crop(volume[0], tumour, settings.grading_crop, torch.zeros(len(order)))
         else:

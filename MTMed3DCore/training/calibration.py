@@ -63,8 +63,9 @@ def run_over(
 
 
 def calibrated(settings: InferenceSettings, outcomes: Sequence[Outcome]) -> InferenceSettings:
-    """Settings with the region threshold of best mean Dice, then the lesion thresholds of best F1.
+    """Settings with each region's threshold of best mean Dice, then the lesion thresholds of best F1.
 
+    The regions' thresholds come from studies with tumour: what is found without one is for the lesions' to drop.
     Of equally good thresholds the lowest is taken: a reader drops a false lesion sooner than he finds a missed one.
 
     Args:
@@ -72,8 +73,11 @@ def calibrated(settings: InferenceSettings, outcomes: Sequence[Outcome]) -> Infe
             `SCORE_THRESHOLDS`, else there are no boxes to choose among.
         outcomes: of studies that training has not seen.
     """
-    by_level = [mean_dice(outcomes, level) for level in REGION_THRESHOLDS]
-    settings = replace(settings, region_threshold=REGION_THRESHOLDS[int(np.argmax(by_level))])
+    with_tumour = [each for each in outcomes if each.regions.any()]
+    if with_tumour:
+        by_level = [region_dice(replace(settings, region_thresholds=(t,) * 3), with_tumour) for t in REGION_THRESHOLDS]
+        best_levels = np.argmax(by_level, axis=0)
+        settings = replace(settings, region_thresholds=[REGION_THRESHOLDS[level] for level in best_levels])
     best, best_score = settings, -1.0
     for smallest, score in product(SMALLEST_LESIONS_ML, SCORE_THRESHOLDS):
         candidate = replace(settings, minimum_lesion_ml=smallest, score_threshold=score)
@@ -83,10 +87,11 @@ def calibrated(settings: InferenceSettings, outcomes: Sequence[Outcome]) -> Infe
     return best
 
 
-def mean_dice(outcomes: Sequence[Outcome], level: float) -> float:
-    """Mean over studies and regions of the Dice of what is at least as likely as `level`."""
-    pairs = [pair for o in outcomes for pair in zip(o.raw.regions, o.regions, strict=True)]
-    return float(np.mean([dice(found >= level, true) for found, true in pairs]))
+def region_dice(settings: InferenceSettings, outcomes: Sequence[Outcome]) -> npt.NDArray[np.float64]:
+    """Mean over studies of the Dice of each region (3,) with the settings' thresholds."""
+    found = [zip(settings.regions_of(o.raw.regions), o.regions, strict=True) for o in outcomes]
+    means: npt.NDArray[np.float64] = np.mean([[dice(f, t) for f, t in pairs] for pairs in found], axis=0)
+    return means
 
 
 def best_settings(network: TaskNetwork, settings: InferenceSettings, device: str = "cpu") -> InferenceSettings:
@@ -104,7 +109,7 @@ def _tried(network: TaskNetwork, settings: InferenceSettings, device: str) -> tu
     seeds = range(FIRST_SEED, FIRST_SEED + CALIBRATION_STUDIES)
     outcomes = [outcome for _, outcome in run_over(network, settings, seeds, device)]
     tuned = calibrated(settings, outcomes)
-    return tuned, mean_dice(outcomes, tuned.region_threshold)
+    return tuned, float(region_dice(tuned, outcomes).mean())
 
 
 def lesion_f1(settings: InferenceSettings, outcomes: Sequence[Outcome]) -> float:
@@ -122,7 +127,7 @@ def judged_lesions(settings: InferenceSettings, outcome: Outcome) -> list[tuple[
         [VoxelBox.from_list(box) for box in outcome.raw.boxes],
         list(outcome.raw.scores),
         grid,
-        region_threshold=settings.region_threshold,
+        region_thresholds=settings.region_thresholds,
         minimum_lesion_ml=settings.minimum_lesion_ml,
         score_threshold=settings.score_threshold,
         detects=outcome.raw.detects,

@@ -62,7 +62,7 @@ def fit_calibration(outcomes: Sequence[Outcome], settings: InferenceSettings) ->
     grade = _grade_calibration(outcomes)
     if grade is not None:
         result["grade_calibration"] = {"method": "temperature scaling", **said, **grade}
-    entropies = [mean_entropy(outcome.raw.regions, settings.region_threshold) for outcome in outcomes]
+    entropies = [mean_entropy(outcome.raw.regions, settings.whole_tumour_threshold) for outcome in outcomes]
     known = [value for value in entropies if value is not None]
     if known:
         result["entropy_limit"] = float(min(1.0, MARGIN * np.percentile(known, 99)))

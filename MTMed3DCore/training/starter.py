@@ -25,10 +25,10 @@ from MTMed3DCore.synthetic import FAMILIES
 from MTMed3DCore.training.calibration import (
     CALIBRATION_STUDIES,
     FIRST_SEED,
-    REGION_THRESHOLDS,
     SCORE_THRESHOLDS,
     best_settings,
-    mean_dice,
+    calibrated,
+    region_dice,
     run_over,
 )
 from MTMed3DCore.training.loop import SNAPSHOTS, StarterRun, train_starter
@@ -70,7 +70,7 @@ def measure_held_out(
     """
     rows, false_ml, right, graded = [], [], 0, 0
     for study, outcome in run_over(network, settings, range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + count), device):
-        found = outcome.raw.regions >= settings.region_threshold
+        found = settings.regions_of(outcome.raw.regions)
         rows.append([dice(f, t) for f, t in zip(found, outcome.regions, strict=True)])
         if study.grade is None:
             false_ml.append(float(found[1].sum()) * study.grid.voxel_volume_ml)
@@ -110,7 +110,7 @@ def best_snapshot(folder: Path, device: str = "cpu") -> StarterRun:
             continue
         network, settings = trained_network(run, device)
         outcomes = [o for _, o in run_over(network, settings, range(FIRST_SEED, FIRST_SEED + STOPPING_STUDIES), device)]
-        score = max(mean_dice(outcomes, level) for level in REGION_THRESHOLDS)
+        score = float(region_dice(calibrated(settings, outcomes), outcomes).mean())
         print(f"{run.steps} steps: mean Dice {score:.3f} on {STOPPING_STUDIES} held-out studies", flush=True)
         if score > best_score:
             best, best_score = run, score
@@ -133,7 +133,8 @@ def write_starter(run: StarterRun, folder: Path, version: str, device: str = "cp
         seeds=", ".join(map(str, run.seeds)),
         **{name: getattr(training, name) for name in SHOWN},
         calibration=CALIBRATION_STUDIES,
-        **{name: getattr(settings, name) for name in ("region_threshold", "minimum_lesion_ml", "score_threshold")},
+        region_thresholds=", ".join(f"{level:g}" for level in settings.region_thresholds),
+        **{name: getattr(settings, name) for name in ("minimum_lesion_ml", "score_threshold")},
         mirrored="; the mirror image is segmented as well" if settings.mirrored else "",
         **vars(figures),
     )

@@ -27,8 +27,9 @@ give a like model, not the same one.
 | grade right | {grade_right} of {graded} |
 | false whole tumour in tumour-free studies, median | {false_ml:.1f} ml of {tumour_free} studies |
 
-A voxel belongs to a region from probability {region_threshold:g}; a lesion is reported from {minimum_lesion_ml:g} ml
-and a box from score {score_threshold:g}{mirrored}: chosen on {calibration} other studies of that family.
+A voxel belongs to tumour core, whole tumour and enhancing tumour from the probabilities {region_thresholds}; a lesion
+is reported from {minimum_lesion_ml:g} ml and a box from score {score_threshold:g}{mirrored}: chosen on {calibration}
+other studies of that family.
 
 Dice counts an empty region that is predicted empty as 1 and any other mismatch with an empty region as 0. On real
 studies expect less, above all for the core, the enhancing tumour and the grade.

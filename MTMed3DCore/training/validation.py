@@ -41,7 +41,7 @@ def measure_study(
     row: Row = {}
     if example.labels is not None and "segmentation" in network.tasks:
         truth = region_channels(example.labels).numpy() > 0
-        found = raw.regions >= inference.region_threshold
+        found = inference.regions_of(raw.regions)
         row |= {name: float(dice(f, t)) for name, f, t in zip(REGIONS, found, truth, strict=True)}
     if example.grade is not None and "grading" in network.tasks:
         probability = raw.hgg_probability

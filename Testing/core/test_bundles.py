@@ -263,8 +263,14 @@ def test_published_settings_hold_the_authors_figures_and_say_an_assumed_order() 
     settings = published_settings()
     assert settings.channel_order_assumed
     assert settings.channel_order == ("t1", "t1ce", "t2", "flair")
-    assert settings.region_threshold == pytest.approx(torch.sigmoid(torch.tensor(0.3)).item())
-    assert settings.region_threshold == PUBLISHED_REGION_THRESHOLD
+    assert settings.region_thresholds == (PUBLISHED_REGION_THRESHOLD,) * 3
+    assert pytest.approx(torch.sigmoid(torch.tensor(0.3)).item()) == PUBLISHED_REGION_THRESHOLD
+
+
+def test_a_bundle_with_one_threshold_for_all_regions_is_still_read():
+    settings = InferenceSettings.from_dict({"region_threshold": 0.3})
+    assert settings.region_thresholds == (0.3, 0.3, 0.3)
+    assert InferenceSettings.from_dict(settings.to_dict()) == settings
     given = published_settings(["flair", "t1", "t1ce", "t2"])
     assert not given.channel_order_assumed
     assert given.channel_order == ("flair", "t1", "t1ce", "t2")

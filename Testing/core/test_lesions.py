@@ -10,6 +10,7 @@ from MTMed3DCore.geometry import Grid, VoxelBox
 from MTMed3DCore.inference.lesions import find_lesions, label_map, tumour_components
 from MTMed3DCore.measurements import longest_diameter_mm
 
+HALF = (0.5, 0.5, 0.5)
 ISOTROPIC = Grid((80, 80, 80), np.diag([-1.0, -1.0, 1.0, 1.0]))
 
 
@@ -44,7 +45,7 @@ def cube(low: int, side: int) -> tuple[slice, slice, slice]:
 def lesions_of(regions: np.ndarray, boxes: list[list[float]], scores: list[float], minimum_ml: float = 0.1):
     detected = [VoxelBox.from_list(box) for box in boxes]
     return find_lesions(
-        regions, detected, scores, ISOTROPIC, region_threshold=0.5, minimum_lesion_ml=minimum_ml, score_threshold=0.1
+        regions, detected, scores, ISOTROPIC, region_thresholds=HALF, minimum_lesion_ml=minimum_ml, score_threshold=0.1
     )
 
 
@@ -58,7 +59,7 @@ def test_an_ellipsoid_on_an_oblique_grid_has_its_true_volume_and_diameter() -> N
     turn = Rotation.from_euler("zyx", [40, 25, 10], degrees=True).as_matrix()
     mask = ellipsoid(grid, centre, [28.0, 15.0, 12.0], turn)
     regions = np.stack([mask * 0.0, mask * 0.9, mask * 0.0])
-    found = find_lesions(regions, [], [], grid, region_threshold=0.5, minimum_lesion_ml=0.1)
+    found = find_lesions(regions, [], [], grid, region_thresholds=HALF, minimum_lesion_ml=0.1)
     (lesion,) = found.lesions
     assert lesion.volumes_ml["whole_tumour"] == pytest.approx(4 / 3 * np.pi * 2.8 * 1.5 * 1.2, rel=0.01)
     assert lesion.volumes_ml["oedema"] == pytest.approx(lesion.volumes_ml["whole_tumour"])
@@ -82,7 +83,7 @@ def test_regions_are_nested_from_the_inside_out() -> None:
     regions[0, :2] = 0.9
     regions[2, 0] = 0.9
     regions[2, 3] = 0.9
-    assert label_map(regions, 0.5).ravel().tolist() == [4, 1, 2, 4]
+    assert label_map(regions, HALF).ravel().tolist() == [4, 1, 2, 4]
 
 
 def test_parts_close_together_are_one_tumour_and_far_apart_two() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -208,7 +210,18 @@ def test_calibration_takes_the_thresholds_that_keep_what_is_true_and_drop_what_i
     """Tumours are found with .45 and more, specks hold less than .15 ml, and false boxes score .25 at most."""
     start = InferenceSettings(anchor_shapes=[[5, 5, 5]], score_threshold=0.05)
     chosen = calibrated(start, [outcome_of(0.45, 0.05, 0.9, 0.12), outcome_of(0.8, 0.13, 0.9, 0.25)])
-    assert (chosen.region_threshold, chosen.minimum_lesion_ml, chosen.score_threshold) == (0.3, 0.2, 0.3)
+    assert chosen.region_thresholds == (0.3, 0.3, 0.3)
+    assert (chosen.minimum_lesion_ml, chosen.score_threshold) == (0.2, 0.3)
+
+
+def test_each_region_has_the_threshold_that_suits_it():
+    """Noise of .45 lies round the core alone, and a study without tumour says nothing of the regions."""
+    outcome = outcome_of(0.55, 0.0, 0.9, 0.12)
+    outcome.raw.regions[0, 5:15, 5:15, 15:25] = 0.45
+    outcome.raw.regions[2][outcome.regions[2]] = 0.35
+    free = replace(outcome_of(0.95, 0.0, 0.9, 0.12), regions=np.zeros((3, 40, 40, 40), bool), boxes=[])
+    chosen = calibrated(InferenceSettings(anchor_shapes=[[5, 5, 5]], score_threshold=0.05), [outcome, free])
+    assert chosen.region_thresholds == (0.5, 0.3, 0.3)
 
 
 def test_lesion_f1_pools_hits_misses_and_false_lesions_over_studies():

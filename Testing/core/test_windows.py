@@ -190,7 +190,7 @@ def test_the_grade_is_the_softmax_of_one_pass_and_absent_without_tumour() -> Non
     assert result.hgg_probability == pytest.approx(0.75)
     assert [tuple(each.shape) for each in network.graded] == [(1, 3, 32, 32, 32)]
     network.mix = network.mix * 0.0
-    clean = run_network(network, prepared_study((40, 40, 40)), replace(SETTINGS, region_threshold=0.9))
+    clean = run_network(network, prepared_study((40, 40, 40)), replace(SETTINGS, region_thresholds=(0.9, 0.9, 0.9)))
     assert clean.hgg_probability is None
     assert len(network.graded) == 1
 
