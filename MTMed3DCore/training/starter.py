@@ -20,7 +20,7 @@ from MTMed3DCore.bundles import Bundle, save_bundle
 from MTMed3DCore.errors import InputRefused
 from MTMed3DCore.evaluation.overlap import dice
 from MTMed3DCore.inference import InferenceSettings
-from MTMed3DCore.networks import TaskNetwork, build_network
+from MTMed3DCore.networks import TASKS, TaskNetwork, build_network
 from MTMed3DCore.synthetic import FAMILIES
 from MTMed3DCore.training.calibration import (
     CALIBRATION_STUDIES,
@@ -166,6 +166,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
     parser.add_argument("--seed", type=int, default=defaults.seed, help="first study; another one for each run")
     parser.add_argument("--family", choices=tuple(FAMILIES), default=defaults.family, help="of the synthetic studies")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=defaults.tasks, help="all unless said")
     parser.add_argument("--from", dest="earlier", type=Path, help="folder of a run to go on from")
     options = parser.parse_args()
     if options.minutes > 0:
@@ -177,6 +178,7 @@ def main() -> None:
             learning_rate=options.learning_rate,
             seed=options.seed,
             family=options.family,
+            tasks=tuple(options.tasks),
         )
         train_starter(training, options.run, StarterRun.read(options.earlier) if options.earlier else None)
     bundle = write_starter(best_snapshot(options.run, options.device), options.bundle, options.version, options.device)
