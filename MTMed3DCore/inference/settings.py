@@ -35,7 +35,7 @@ class InferenceSettings:
         nms_iou: overlap above which the weaker of two boxes is dropped.
         max_detections: boxes kept a study.
         minimum_lesion_ml: whole-tumour volume below which a region is taken for noise.
-        grading_crop: side of the cube of segmentation logits that the grading branch sees, in working voxels.
+        grading_crop: side of the cube round the largest tumour that is graded, in working voxels; that of training.
         mirrored: segment the mirror image as well and take the mean of both, at about twice the time.
 
     Raises:

@@ -16,7 +16,7 @@ from MTMed3DCore.errors import ModelRefused
 from MTMed3DCore.geometry import VoxelBox
 from MTMed3DCore.inference.coarse import LEAST_WINDOWS, windows_with_tumour
 from MTMed3DCore.inference.detection import BoxCollector
-from MTMed3DCore.inference.settings import InferenceSettings
+from MTMed3DCore.inference.settings import GRANULE, InferenceSettings
 from MTMed3DCore.inference.tiling import Triple, Window, plan_windows
 from MTMed3DCore.networks.registry import TASKS
 from MTMed3DCore.progress import Progress, silent
@@ -63,8 +63,9 @@ def run_network(
 ) -> RawResult:
     """Run every task of a network on a prepared study.
 
-    Regions are the mean of the windows' probabilities with Gaussian weights. The grade comes from one pass over a cube
-    round the largest tumour: of the stitched logits, or of the image in a family that grades images.
+    Regions are the mean of the windows' probabilities with Gaussian weights. The grade comes from a pass of its own
+    over a cube round the largest tumour, as in training: logits that are stitched from several windows are unlike any
+    that the grading branch has learnt from.
 
     Args:
         network: a `TaskNetwork` in eval mode on `device`.
@@ -125,33 +126,28 @@ def run_network(
             if segmentation is not None:
                 stitch.add(some, [view.float().cpu() for view in views])
         found, scores = boxes.merged()
-        if stitch.logits is None:
+        probabilities = stitch.probabilities()
+        if probabilities is None:
             regions = np.zeros((3, x, y, z), dtype=np.float32)
             return RawResult(regions, found, scores, None, detects)
-        logits, probabilities = stitch.means()
-        if not torch.isfinite(logits).all():
-            raise ModelRefused(
-                "output-not-finite",
-                "The network's segmentation is not finite.",
-                "Analyse with --precision fp32; if that does not help, the model is damaged.",
-            )
         # One voxel of grace, so that interpolation to the native grid leaves tumour at the brain's surface whole.
         brain = ndimage.binary_dilation(prepared.brain)
         regions = np.where(brain, probabilities[:, :x, :y, :z].numpy(), np.float32(0.0))
         progress("infer", len(windows) / (len(windows) + 1), "Grading")
         tumour = settings.regions_of(regions)[WHOLE_TUMOUR]
-        if getattr(network, "grades_image", False):
-            crop = grading_crop(volume[0], tumour, settings.grading_crop, torch.zeros(len(order)))
-        else:
-            crop = grading_crop(logits, tumour, settings.grading_crop)
-        grade = None if crop is None else network.grade(crop.to(device))
+        grade = None
+        if tumour.any() and "grading" in getattr(network, "tasks", TASKS):
+            # As large as in training, unless memory is short.
+            side = min(settings.grading_crop, *(window or (settings.window,) * 3))
+            with rounded():
+                grade = _grade(network, volume[0], tumour, side, device)
     progress("infer", 1.0, "Inferred")
     probability = None if grade is None else float(torch.softmax(grade.float(), dim=1)[0, 1])
     return RawResult(regions, found, scores, probability, detects)
 
 
 class _Stitch:
-    """Gaussian means of the windows' logits and probabilities over the padded volume.
+    """Gaussian means of the windows' probabilities over the padded volume.
 
     Args:
         padded: sides of the volume.
@@ -161,37 +157,30 @@ class _Stitch:
     def __init__(self, padded: Triple, size: Triple) -> None:
         self._weight = compute_importance_map(size, mode="gaussian", sigma_scale=0.125, device="cpu").float()
         self._total = torch.zeros(padded)
-        self.logits: torch.Tensor | None = None
-        self.probabilities: torch.Tensor | None = None
+        self._sum: torch.Tensor | None = None
 
     def add(self, windows: Sequence[Window], views: Sequence[torch.Tensor]) -> None:
-        """The logits (B, R, X, Y, Z) of some windows, seen in one or more views."""
-        if self.logits is None or self.probabilities is None:
-            self.logits, self.probabilities = (torch.zeros((views[0].shape[1], *self._total.shape)) for _ in range(2))
+        """The logits (B, R, X, Y, Z) of some windows, seen in one or more views.
+
+        Raises:
+            ModelRefused: ``output-not-finite``.
+        """
+        if not all(bool(torch.isfinite(view).all()) for view in views):
+            raise ModelRefused(
+                "output-not-finite",
+                "The network's segmentation is not finite.",
+                "Analyse with --precision fp32; if that does not help, the model is damaged.",
+            )
+        if self._sum is None:
+            self._sum = torch.zeros((views[0].shape[1], *self._total.shape))
+        likely = torch.stack([view.sigmoid() for view in views]).mean(0)
         for index, window in enumerate(windows):
-            seen = [view[index] for view in views]
-            logits, likely = _mean(seen), _mean([view.sigmoid() for view in seen])
-            where = (slice(None), *window.slices)
-            self.logits[where] += self._weight * logits
-            self.probabilities[where] += self._weight * likely
+            self._sum[(slice(None), *window.slices)] += self._weight * likely[index]
             self._total[window.slices] += self._weight
 
-    def means(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits and probabilities; where no window was segmented, the logits' background and no probability."""
-        assert self.logits is not None
-        assert self.probabilities is not None
-        empty = self._total == 0
-        if not empty.any():
-            return self.logits.div_(self._total), self.probabilities.div_(self._total)
-        self._total[empty] = 1.0
-        logits, probabilities = self.logits.div_(self._total), self.probabilities.div_(self._total)
-        background = logits[:, ~empty].median(dim=1).values
-        logits[:, empty] = background[:, None]
-        return logits, probabilities
-
-
-def _mean(views: Sequence[torch.Tensor]) -> torch.Tensor:
-    return views[0] if len(views) == 1 else torch.stack(list(views)).mean(0)
+    def probabilities(self) -> torch.Tensor | None:
+        """(R, X, Y, Z), zero where no window was segmented; None where none was at all."""
+        return None if self._sum is None else self._sum.div_(self._total.where(self._total > 0, 1.0))
 
 
 def _mirrored(network: Any, part: torch.Tensor, settings: InferenceSettings, segments: bool) -> list[torch.Tensor]:
@@ -203,41 +192,41 @@ def _mirrored(network: Any, part: torch.Tensor, settings: InferenceSettings, seg
     return [network.segment(mirror, network.encode(mirror)).flip(2)]
 
 
-def grading_crop(
-    source: torch.Tensor, tumour: npt.NDArray[np.bool_], side: int, background: torch.Tensor | None = None
+def _grade(
+    network: Any, image: torch.Tensor, tumour: npt.NDArray[np.bool_], side: int, device: torch.device
 ) -> torch.Tensor | None:
-    """The cube of logits or of the image round the largest tumour that the grading sees.
+    """Logits (1, 2) of the grade of the largest tumour; None from a network that does not grade."""
+    if getattr(network, "grades_image", False):
+        graded: torch.Tensor | None = network.grade(grading_crop(image, tumour, side).to(device))
+        return graded
+    crop = grading_crop(image, tumour, max(side, 2 * GRANULE)).to(device)  # the encoder takes no smaller one
+    logits = network.segment(crop, network.encode(crop))
+    return None if logits is None else network.grade(logits)
 
-    The cube stays inside the volume where the volume is large enough; what a small volume lacks is filled.
+
+def grading_crop(image: torch.Tensor, tumour: npt.NDArray[np.bool_], side: int) -> torch.Tensor:
+    """The cube round the largest tumour that is graded.
+
+    It stays inside the image where that is large enough; what a small image lacks is zero, as in training.
 
     Args:
-        source: (C, X, Y, Z), padded volume.
-        tumour: whole tumour on the unpadded volume.
+        image: (C, X, Y, Z), padded.
+        tumour: bool, not empty, on the unpadded image.
         side: of the cube.
-        background: (C,), what to fill with; None takes each channel's median, which in logits is that of background.
 
     Returns:
-        (1, C, side, side, side), or None without tumour.
+        (1, C, side, side, side).
     """
-    if not tumour.any():
-        return None
     components, _ = ndimage.label(tumour)
     sizes = np.bincount(components.ravel())
     sizes[0] = 0
     box = VoxelBox.around(components == sizes.argmax())
     middle = (np.asarray(box.lower) + np.asarray(box.upper)) / 2
-    if background is None:
-        background = source.flatten(1).median(dim=1).values
-    crop = background[:, None, None, None].repeat(1, side, side, side)
+    crop = image.new_zeros((image.shape[0], side, side, side))
     place, target = [slice(None)], [slice(None)]
-    for centre, extent in zip(middle, source.shape[1:], strict=True):
-        if extent <= side:
-            first = (side - extent) // 2
-            place.append(slice(0, extent))
-            target.append(slice(first, first + extent))
-        else:
-            first = int(np.clip(round(centre - side / 2), 0, extent - side))
-            place.append(slice(first, first + side))
-            target.append(slice(0, side))
-    crop[tuple(target)] = source[tuple(place)]
+    for centre, extent in zip(middle, image.shape[1:], strict=True):
+        first = int(np.clip(round(centre - side / 2), 0, max(0, extent - side)))
+        place.append(slice(first, first + side))
+        target.append(slice(0, min(side, extent)))
+    crop[tuple(target)] = image[tuple(place)]
     return crop[None]

@@ -100,15 +100,14 @@ def test_windows_stitch_to_what_one_pass_over_the_whole_volume_gives(window: int
     prepared = prepared_study()
     network = LocalNetwork()
     whole = run_network(network, prepared, replace(SETTINGS, window=160))
-    assert network.encoded == 1
+    assert network.encoded == 2, "the whole and what is graded"
     parts = run_network(network, prepared, replace(SETTINGS, window=window))
-    assert network.encoded > 2
+    assert network.encoded > 4
     np.testing.assert_allclose(parts.regions, whole.regions, atol=2e-6)
     assert parts.regions.shape == (3, 130, 70, 100)
     assert len(whole.boxes) > 10
     np.testing.assert_allclose(parts.boxes, whole.boxes, atol=1e-3)
     np.testing.assert_allclose(parts.scores, whole.scores, atol=1e-5)
-    torch.testing.assert_close(network.graded[1], network.graded[0], atol=1e-4, rtol=0)
 
 
 def test_windows_in_batches_give_what_they_give_one_by_one() -> None:
@@ -155,8 +154,8 @@ def test_a_glance_leaves_out_the_windows_without_tumour_and_loses_nothing() -> N
     full, glancing = DarkNetwork(), DarkNetwork()
     everything = run_network(full, dark_study(), SETTINGS)
     some = run_network(glancing, dark_study(), SETTINGS, glance=True)
-    assert full.segmented == 7
-    assert glancing.segmented == 1 + 2  # the glance itself, and the windows within its margin
+    assert full.segmented == 7 + 1  # the windows, and what is graded
+    assert glancing.segmented == 1 + 2 + 1  # the glance itself, and the windows within its margin
     np.testing.assert_array_equal(some.regions >= 0.5, everything.regions >= 0.5)
     assert (some.regions >= 0.5).sum() == 3 * 20**3
     assert some.hgg_probability == pytest.approx(everything.hgg_probability)
@@ -184,15 +183,25 @@ def test_channels_come_in_the_order_that_the_model_was_trained_with() -> None:
     np.testing.assert_allclose(regions, expected, atol=1e-6)
 
 
-def test_the_grade_is_the_softmax_of_one_pass_and_absent_without_tumour() -> None:
+def test_the_grade_is_the_softmax_of_one_pass_round_the_tumour_and_absent_without_one() -> None:
     network = LocalNetwork()
-    result = run_network(network, prepared_study((40, 40, 40)), replace(SETTINGS, grading_crop=32))
+    prepared = prepared_study((130, 40, 40))
+    prepared.brain[:40] = prepared.brain[100:] = False
+    result = run_network(network, prepared, replace(SETTINGS, grading_crop=64))
     assert result.hgg_probability == pytest.approx(0.75)
-    assert [tuple(each.shape) for each in network.graded] == [(1, 3, 32, 32, 32)]
+    (graded,) = network.graded
+    order = [SEQUENCES.index(name) for name in SETTINGS.channel_order]
+    seen = torch.zeros(1, 4, 64, 64, 64)
+    seen[..., :40, :40] = torch.from_numpy(prepared.image[order, 38:102])
+    torch.testing.assert_close(graded, network.segment(seen, []))
+
+
+def test_nothing_is_graded_without_tumour() -> None:
+    network = LocalNetwork()
     network.mix = network.mix * 0.0
     clean = run_network(network, prepared_study((40, 40, 40)), replace(SETTINGS, region_thresholds=(0.9, 0.9, 0.9)))
     assert clean.hgg_probability is None
-    assert len(network.graded) == 1
+    assert network.graded == []
 
 
 def test_there_is_no_tumour_outside_the_brain() -> None:
@@ -252,26 +261,24 @@ def test_a_segmentation_that_is_not_finite_is_refused() -> None:
 
 
 def test_the_grading_crop_holds_the_largest_tumour_in_its_middle() -> None:
-    logits = torch.arange(96 * 96 * 96, dtype=torch.float32).reshape(1, 96, 96, 96).repeat(3, 1, 1, 1)
+    image = torch.arange(96 * 96 * 96, dtype=torch.float32).reshape(1, 96, 96, 96).repeat(4, 1, 1, 1)
     tumour = np.zeros((90, 90, 90), dtype=bool)
     tumour[40:50, 30:44, 60:66] = True
     tumour[5:7, 5:7, 5:7] = True
-    crop = grading_crop(logits, tumour, 32)
-    assert crop is not None
-    torch.testing.assert_close(crop[0], logits[:, 29:61, 21:53, 47:79])
+    crop = grading_crop(image, tumour, 32)
+    torch.testing.assert_close(crop[0], image[:, 29:61, 21:53, 47:79])
 
 
-def test_the_grading_crop_stays_inside_and_fills_what_is_missing_with_background() -> None:
-    logits = torch.full((3, 96, 32, 32), -4.0)
-    logits[:, 0:5, 0:5, 0:5] = 6.0
+def test_the_grading_crop_stays_inside_and_fills_what_is_missing_with_zeros() -> None:
+    image = torch.full((4, 96, 32, 32), 1.0)
+    image[:, 0:5, 0:5, 0:5] = 6.0
     tumour = np.zeros((90, 30, 30), dtype=bool)
     tumour[0:5, 0:5, 0:5] = True
-    crop = grading_crop(logits, tumour, 64)
-    assert crop is not None
-    assert crop.shape == (1, 3, 64, 64, 64)
-    assert (crop == 6.0).sum() == 3 * 125
-    assert (crop[0, :, 0:5, 16:21, 16:21] == 6.0).all()
-    assert crop.min() == -4.0
+    crop = grading_crop(image, tumour, 64)
+    assert crop.shape == (1, 4, 64, 64, 64)
+    torch.testing.assert_close(crop[0, :, :, :32, :32], image[:, :64])
+    assert (crop[..., 32:, :] == 0).all()
+    assert (crop[..., 32:] == 0).all()
 
 
 def test_settings_survive_json_and_refuse_what_no_model_can_have() -> None:
