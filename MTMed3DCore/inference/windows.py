@@ -140,7 +140,7 @@ def run_network(
             # As large as in training, unless memory is short.
             side = min(settings.grading_crop, *(window or (settings.window,) * 3))
             with rounded():
-                grade = _grade(network, volume[0], tumour, side, device)
+                grade = _grade(network, volume[0, :, :x, :y, :z], tumour, side, device)
     progress("infer", 1.0, "Inferred")
     probability = None if grade is None else float(torch.softmax(grade.float(), dim=1)[0, 1])
     return RawResult(regions, found, scores, probability, detects)
@@ -210,8 +210,8 @@ def grading_crop(image: torch.Tensor, tumour: npt.NDArray[np.bool_], side: int) 
     It stays inside the image where that is large enough; what a small image lacks is zero, as in training.
 
     Args:
-        image: (C, X, Y, Z), padded.
-        tumour: bool, not empty, on the unpadded image.
+        image: (C, X, Y, Z).
+        tumour: bool (X, Y, Z), not empty.
         side: of the cube.
 
     Returns:

@@ -261,7 +261,7 @@ def test_a_segmentation_that_is_not_finite_is_refused() -> None:
 
 
 def test_the_grading_crop_holds_the_largest_tumour_in_its_middle() -> None:
-    image = torch.arange(96 * 96 * 96, dtype=torch.float32).reshape(1, 96, 96, 96).repeat(4, 1, 1, 1)
+    image = torch.arange(90 * 90 * 90, dtype=torch.float32).reshape(1, 90, 90, 90).repeat(4, 1, 1, 1)
     tumour = np.zeros((90, 90, 90), dtype=bool)
     tumour[40:50, 30:44, 60:66] = True
     tumour[5:7, 5:7, 5:7] = True
@@ -270,15 +270,25 @@ def test_the_grading_crop_holds_the_largest_tumour_in_its_middle() -> None:
 
 
 def test_the_grading_crop_stays_inside_and_fills_what_is_missing_with_zeros() -> None:
-    image = torch.full((4, 96, 32, 32), 1.0)
+    image = torch.full((4, 90, 30, 30), 1.0)
     image[:, 0:5, 0:5, 0:5] = 6.0
     tumour = np.zeros((90, 30, 30), dtype=bool)
     tumour[0:5, 0:5, 0:5] = True
     crop = grading_crop(image, tumour, 64)
     assert crop.shape == (1, 4, 64, 64, 64)
-    torch.testing.assert_close(crop[0, :, :, :32, :32], image[:, :64])
-    assert (crop[..., 32:, :] == 0).all()
-    assert (crop[..., 32:] == 0).all()
+    torch.testing.assert_close(crop[0, :, :, :30, :30], image[:, :64])
+    assert (crop[..., 30:, :] == 0).all()
+    assert (crop[..., 30:] == 0).all()
+
+
+def test_the_grading_crop_leaves_the_study_on_no_side_that_is_long_enough() -> None:
+    network = LocalNetwork()
+    prepared = prepared_study((70, 66, 65))
+    prepared.brain[:60] = False
+    run_network(network, prepared, SETTINGS)
+    order = [SEQUENCES.index(name) for name in SETTINGS.channel_order]
+    (graded,) = network.graded
+    torch.testing.assert_close(graded, network.segment(torch.from_numpy(prepared.image[order, 6:, 1:65, :64])[None], []))
 
 
 def test_settings_survive_json_and_refuse_what_no_model_can_have() -> None:
