@@ -288,7 +288,8 @@ def test_the_grading_crop_leaves_the_study_on_no_side_that_is_long_enough() -> N
     run_network(network, prepared, SETTINGS)
     order = [SEQUENCES.index(name) for name in SETTINGS.channel_order]
     (graded,) = network.graded
-    torch.testing.assert_close(graded, network.segment(torch.from_numpy(prepared.image[order, 6:, 1:65, :64])[None], []))
+    seen = torch.from_numpy(prepared.image[order, 6:, 1:65, :64])[None]
+    torch.testing.assert_close(graded, network.segment(seen, []))
 
 
 def test_settings_survive_json_and_refuse_what_no_model_can_have() -> None:
