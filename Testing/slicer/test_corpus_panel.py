@@ -31,7 +31,7 @@ def panel(application: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     [
         ("empty_file", READER),
         ("sequence_half_a_metre_away", "inputs"),
-        ("one_voxel_that_is_no_number", "not-finite"),
+        ("all_zero", "constant"),
         ("model_that_nobody_has", "model-unknown"),
     ],
 )
