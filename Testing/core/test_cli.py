@@ -260,6 +260,15 @@ def test_analyze_takes_a_study_from_files_to_results_and_json(
     assert "research use only" in capsys.readouterr().out
 
 
+def test_the_demo_analyses_its_study_and_sets_the_result_beside_the_truth(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["demo", "-o", str(tmp_path / "demo"), "--device", "cpu", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["comparison"]["regions"]["whole_tumour"]["dice"] > 0.5
+    assert (tmp_path / "demo" / "results" / "findings.json").is_file()
+
+
 def test_the_demo_compares_volumes_overlap_and_grade() -> None:
     from types import SimpleNamespace
 
