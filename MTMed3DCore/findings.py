@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 SCHEMA = "mtmed3d.findings/1"
 NECROTIC_CORE, OEDEMA, ENHANCING = 1, 2, 4
 """Label values of the written segmentation (the BraTS 2017 to 2021 convention)."""
+TUMOUR_CORE, WHOLE_TUMOUR, ENHANCING_TUMOUR = range(3)
+"""Channels of the regions' probabilities, of which one voxel may belong to several."""
 REGION_LABELS: Mapping[str, tuple[int, ...]] = {
     "whole_tumour": (NECROTIC_CORE, OEDEMA, ENHANCING),
     "tumour_core": (NECROTIC_CORE, ENHANCING),

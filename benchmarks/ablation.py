@@ -68,11 +68,17 @@ ARMS = {
         CONTROL_SEED,
         "the healthy tissues' intensities twice as varied, more shading and noise",
     ),
-    "varied": Arm(
-        FAMILIES["varied"],
+    "coils": Arm(
+        replace(Family(), coil=FAMILIES["varied"].coil, wide_sinuses=FAMILIES["varied"].wide_sinuses),
         CONTROL_SEED,
-        "the family of the starter: as wider, and cortex brighter on FLAIR more often, curve more varied",
+        "coils that leave the surface brighter than the depth, wide venous sinuses",
     ),
+    "varied-without-coils": Arm(
+        replace(FAMILIES["varied"], coil=(0.0, 0.0), wide_sinuses=0.0),
+        CONTROL_SEED,
+        "as wider, and cortex brighter on FLAIR more often, curve more varied",
+    ),
+    "varied": Arm(FAMILIES["varied"], CONTROL_SEED, "the family of the starter: both of these together"),
     "one-contrast": Arm(fixed(*CONTRASTS), CONTROL_SEED, "the healthy tissues' intensities fixed"),
     "clean-scanner": Arm(
         replace(Family(), bias=(0.0, 0.0), noise=(0.002, 0.002), thick_slices=0.0),

@@ -168,7 +168,7 @@ def read_analyze_write(
         mask=mask,
         preparation=preparation,
         prior=prior,
-        check_uncertainty=getattr(options, "check_uncertainty", False),
+        check_uncertainty=options.check_uncertainty,
     )
     path = findings.write(target, overwrite=options.overwrite, progress=progress, **write_options(options))
     write_more(options, findings)

@@ -12,8 +12,9 @@ from MTMed3DCore.domain.anatomy import brain_checks, tissue_checks
 from MTMed3DCore.domain.cavity import cavity_checks
 from MTMed3DCore.domain.check import DomainCheck
 from MTMed3DCore.domain.sample import Mask, take_sample
-from MTMed3DCore.domain.uncertainty import WHOLE_TUMOUR, entropy_check, mirror_check
+from MTMed3DCore.domain.uncertainty import entropy_check, mirror_check
 from MTMed3DCore.domain.values import ct_checks
+from MTMed3DCore.findings import WHOLE_TUMOUR
 
 if TYPE_CHECKING:
     from MTMed3DCore.preparation import PreparedStudy

@@ -16,6 +16,7 @@ from scipy.special import entr
 
 from MTMed3DCore.domain.check import DomainCheck
 from MTMed3DCore.domain.sample import Mask
+from MTMed3DCore.findings import WHOLE_TUMOUR
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from MTMed3DCore.preparation import PreparedStudy
     from MTMed3DCore.progress import Progress
 
-WHOLE_TUMOUR = 1
 MOST_DISAGREEMENT = 0.5
 _MEANING = (
     "The model is unsure of what it sees; what it reports may be anything but a glioma, or not there at all. Check "
@@ -128,6 +128,3 @@ class SegmentationOnly:
 
     def detect(self, features: Any) -> None:
         """No boxes."""
-
-    def grade(self, source: Any) -> None:
-        """No grade."""

@@ -21,7 +21,17 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial.distance import pdist
 
-from MTMed3DCore.findings import ENHANCING, NECROTIC_CORE, OEDEMA, Lesion, Notice, volumes_ml
+from MTMed3DCore.findings import (
+    ENHANCING,
+    ENHANCING_TUMOUR,
+    NECROTIC_CORE,
+    OEDEMA,
+    TUMOUR_CORE,
+    WHOLE_TUMOUR,
+    Lesion,
+    Notice,
+    volumes_ml,
+)
 from MTMed3DCore.geometry import CORNER_SIGNS, FloatArray, Grid, VoxelBox
 from MTMed3DCore.measurements.region import measure_region
 
@@ -33,7 +43,6 @@ ENOUGH_CONTAINED = 0.5
 """Share of a component's voxels inside a detected box from which the box holds it, however large the box is."""
 REGION_SCORE_FACTOR = 0.5
 """A region that the detection head did not confirm scores half its mean whole-tumour probability."""
-TUMOUR_CORE, WHOLE_TUMOUR, ENHANCING_TUMOUR = range(3)
 _EVERYWHERE = np.ones((3, 3, 3), dtype=bool)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from MTMed3DCore.errors import ModelRefused
+from MTMed3DCore.findings import WHOLE_TUMOUR
 from MTMed3DCore.preparation.kinds import NORMALISATIONS
 from MTMed3DCore.sequences import SEQUENCES
 
@@ -103,7 +104,7 @@ class InferenceSettings:
     @property
     def whole_tumour_threshold(self) -> float:
         """Probability from which a voxel belongs to the whole tumour."""
-        return self.region_thresholds[1]
+        return self.region_thresholds[WHOLE_TUMOUR]
 
     def regions_of(self, probabilities: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:
         """The voxels that belong to each region, of probabilities (3, ...) of TC, WT, ET."""

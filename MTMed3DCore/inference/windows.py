@@ -13,6 +13,7 @@ from monai.data.utils import compute_importance_map
 from scipy import ndimage
 
 from MTMed3DCore.errors import ModelRefused
+from MTMed3DCore.findings import WHOLE_TUMOUR
 from MTMed3DCore.geometry import VoxelBox
 from MTMed3DCore.inference.coarse import LEAST_WINDOWS, windows_with_tumour
 from MTMed3DCore.inference.detection import BoxCollector
@@ -24,9 +25,6 @@ from MTMed3DCore.sequences import SEQUENCES
 
 if TYPE_CHECKING:
     from MTMed3DCore.preparation import PreparedStudy
-
-WHOLE_TUMOUR = 1
-"""Channel of the whole tumour among TC, WT, ET."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -137,7 +137,7 @@ def make_tissue(lattice: Lattice, family: Family, head: Head, displaced: Coordin
     grey = grey * (1 - fluid)
     white = (1 - fluid - grey).clamp(min=0)
     vessels = _vessels(lattice, depth, fissure, sylvian)
-    dura = _dura(lattice, head, fissure, depth)
+    dura = _dura(lattice, family, head, fissure, depth)
     choroid = ellipsoid((x.abs(), y, z), (17 + 2 * scale, 26, 14), (3.5, 9, 4.5)) + lattice.noise(3)
     choroid = torch.sigmoid(choroid / 0.8) * (ventricle > 0.3)
     aged = _lesions_of_age(lattice, lateral) * white
@@ -207,7 +207,7 @@ def _vessels(lattice: Lattice, depth: torch.Tensor, fissure: torch.Tensor, sylvi
     return torch.maximum(large, small) * near
 
 
-def _dura(lattice: Lattice, head: Head, fissure: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
+def _dura(lattice: Lattice, family: Family, head: Head, fissure: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
     random = lattice.random
     x, _, z = head.coordinates
     patchy = torch.sigmoid(2 * (lattice.noise(9) - random.uniform(-0.6, 2.0)))
@@ -218,4 +218,18 @@ def _dura(lattice: Lattice, head: Head, fissure: torch.Tensor, depth: torch.Tens
     falx = torch.exp(-((fissure / 1.2) ** 2)) * torch.sigmoid(2 * lattice.noise(8) - random.uniform(0, 2))
     parts = [convexity * random.uniform(0.5, 0.9), sinus * random.uniform(0.7, 1.0)]
     parts += [tentorium * random.uniform(0.3, 0.8), falx * random.uniform(0.3, 0.8)]
+    if family.wide_sinuses and random.chance(family.wide_sinuses):
+        parts.append(_wide_sinuses(lattice, head) * random.uniform(0.7, 1.0))
     return torch.stack(parts).amax(dim=0)
+
+
+def _wide_sinuses(lattice: Lattice, head: Head) -> torch.Tensor:
+    """Share of the sagittal sinus down to the torcula and of the transverse ones, along the tentorium's outer edge."""
+    random = lattice.random
+    x, y, z = head.coordinates
+    beside = torch.sqrt(x**2 + (head.hull - 1) ** 2)
+    sagittal = torch.sigmoid((random.uniform(3.0, 6.5) - beside) / 0.8) * (z > -22) * (head.cerebellum < 6)
+    along = torch.sqrt((head.cerebellum - random.uniform(-2, 2)) ** 2 + (head.hull - 2) ** 2)
+    wider_right = random.uniform(1.0, 5.0) + random.uniform(-1.5, 1.5) * torch.tanh(x / 10)  # seldom alike
+    transverse = torch.sigmoid((wider_right - along) / 0.8) * (y > 10) * (z < 0)
+    return torch.maximum(sagittal, transverse)

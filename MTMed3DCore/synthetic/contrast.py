@@ -1,6 +1,6 @@
 """From tissue and labels to four MR sequences, as a scanner would show them.
 
-Tissue contrast first, then pathology, then gadolinium, then the scanner: slice thickness, gamma, coil shading, noise.
+Tissue contrast first, then pathology, then gadolinium, then the scanner: slices, gamma, shading, coils, noise.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from MTMed3DCore.findings import ENHANCING, NECROTIC_CORE, OEDEMA
 from MTMed3DCore.sequences import SEQUENCES
 from MTMed3DCore.synthetic.anatomy import Head, Tissue
 from MTMed3DCore.synthetic.family import Family
-from MTMed3DCore.synthetic.fields import Lattice, blur
+from MTMed3DCore.synthetic.fields import Lattice, Random, blur
 
 
 class Painter:
@@ -57,7 +57,8 @@ def make_images(
     if bool((labels > 0).any()):
         _paint_tumour(Painter(lattice, images), family, labels, white, low_grade)
     _enhance_normal(lattice, images, tissue)
-    scanned = [_scan(lattice, family, images[name]) for name in SEQUENCES]
+    received = coil_sensitivity(lattice.random, head) if family.coil[1] > 0 else None
+    scanned = [_scan(lattice, family, images[name], received) for name in SEQUENCES]
     return torch.stack(scanned) * head.brain
 
 
@@ -150,8 +151,28 @@ def _enhance_normal(lattice: Lattice, images: dict[str, torch.Tensor], tissue: T
     images["t1"] = images["t1"] + random.uniform(0, 0.3) * tissue.vessels
 
 
-def _scan(lattice: Lattice, family: Family, image: torch.Tensor) -> torch.Tensor:
-    """Point spread, contrast curve, coil shading and noise of one sequence."""
+def coil_sensitivity(random: Random, head: Head) -> torch.Tensor:
+    """Root of the sum of squares of what loops round the head receive, its mean in the brain being one (X, Y, Z).
+
+    A loop of radius a receives from a place at distance d in proportion to a² / (a² + d²)^(3/2), the Biot-Savart field
+    on its axis; the array's places, the loops' gains and the head's place among them are drawn at random.
+    """
+    radius = random.uniform(35, 60)
+    offset = [random.uniform(-12, 12) for _ in range(3)]
+    power = torch.zeros_like(head.hull)
+    for _ in range(random.integer(6, 14)):
+        around, up = random.uniform(0, 2 * math.pi), random.uniform(-0.5, 1.0)
+        level = math.sqrt(1 - min(1.0, abs(up)) ** 2)
+        place = (105 * level * math.cos(around), 120 * level * math.sin(around), 115 * up)
+        gain = math.exp(0.4 * random.normal())
+        squares = [(c - p - o) ** 2 for c, p, o in zip(head.coordinates, place, offset, strict=True)]
+        power = power + (gain * radius**2 / (radius**2 + sum(squares)) ** 1.5) ** 2
+    received = torch.sqrt(power)
+    return received / received[head.brain].mean()
+
+
+def _scan(lattice: Lattice, family: Family, image: torch.Tensor, received: torch.Tensor | None) -> torch.Tensor:
+    """Point spread, contrast curve, shading, coils and noise of one sequence."""
     random, spacing = lattice.random, lattice.spacing
     spread = [random.uniform(0.2, 0.9) / spacing] * 3
     if random.chance(family.thick_slices):
@@ -159,6 +180,8 @@ def _scan(lattice: Lattice, family: Family, image: torch.Tensor) -> torch.Tensor
         spread[axis] = random.within(family.slice_blur_mm) / spacing
     image = blur(image, spread).clamp(min=0.01) ** math.exp(family.curve * random.normal())
     image = image * torch.exp(random.within(family.bias) * lattice.noise(random.uniform(35, 60)))
+    if received is not None:
+        image = image * received ** random.within(family.coil)
     grain = random.white(lattice.shape)
     if random.chance(0.5):
         grain = blur(grain, 0.6) * 2.2

@@ -32,7 +32,9 @@ class Family:
         curve: deviation of the logarithm of the exponent of the intensity curve.
         atrophy: 0 narrow to 1 wide sulci.
         ventricles: scale of the ventricles.
-        bias: log amplitude of the coil's shading.
+        bias: log amplitude of slow shading, of no place in particular.
+        coil: how much of the receive coils' own shading, bright near them, is left: 0 none, 1 all.
+        wide_sinuses: share of studies whose venous sinuses are wide, the transverse ones among them.
         noise: standard deviation of the noise.
         thick_slices: share of sequences blurred along one axis.
         slice_blur_mm: standard deviation of that blur.
@@ -63,6 +65,8 @@ class Family:
     atrophy: Range = (0.0, 1.0)
     ventricles: Range = (0.55, 1.7)
     bias: Range = (0.0, 0.16)
+    coil: Range = (0.0, 0.0)
+    wide_sinuses: float = 0.0
     noise: Range = (0.002, 0.022)
     thick_slices: float = 0.5
     slice_blur_mm: Range = (1.0, 2.6)
@@ -70,7 +74,8 @@ class Family:
 
 FAMILIES = {
     "default": Family(),
-    # No scanner, no protocol and no brain alike: healthy tissue about twice as varied, more shading, noise and curve.
+    # No scanner, no protocol and no brain alike: healthy tissue about twice as varied, more shading, noise and curve,
+    # and coils that leave the surface brighter than the depth.
     "varied": replace(
         Family(),
         white_t1=(0.70, 1.03),
@@ -86,6 +91,8 @@ FAMILIES = {
         fluid_flair=(0.02, 0.44),
         curve=0.22,
         bias=(0.0, 0.35),
+        coil=(0.0, 0.8),
+        wide_sinuses=0.5,
         noise=(0.002, 0.05),
     ),
     # Settings are chosen on this one: its ranges are shifted against the default ones, and overlap them.
@@ -107,6 +114,8 @@ FAMILIES = {
         curve=0.20,
         ventricles=(0.8, 2.0),
         bias=(0.1, 0.25),
+        coil=(0.2, 0.6),
+        wide_sinuses=0.7,
         noise=(0.01, 0.03),
     ),
 }

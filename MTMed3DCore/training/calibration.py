@@ -101,12 +101,15 @@ def best_settings(network: TaskNetwork, settings: InferenceSettings, device: str
         network: in evaluation mode on `device`.
         settings: as `calibrated` wants them.
     """
-    plain, mirrored = (_tried(network, replace(settings, mirrored=mirrored), device) for mirrored in (False, True))
+    plain, mirrored = (tried(network, replace(settings, mirrored=each), device=device) for each in (False, True))
     return mirrored[0] if mirrored[1] >= plain[1] + WORTH_MIRRORING else plain[0]
 
 
-def _tried(network: TaskNetwork, settings: InferenceSettings, device: str) -> tuple[InferenceSettings, float]:
-    seeds = range(FIRST_SEED, FIRST_SEED + CALIBRATION_STUDIES)
+def tried(
+    network: TaskNetwork, settings: InferenceSettings, count: int = CALIBRATION_STUDIES, device: str = "cpu"
+) -> tuple[InferenceSettings, float]:
+    """The settings calibrated on the first `count` calibration studies, and the mean Dice that they reach there."""
+    seeds = range(FIRST_SEED, FIRST_SEED + count)
     outcomes = [outcome for _, outcome in run_over(network, settings, seeds, device)]
     tuned = calibrated(settings, outcomes)
     return tuned, float(region_dice(tuned, outcomes).mean())

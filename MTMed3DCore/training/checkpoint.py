@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 
 from MTMed3DCore.errors import InputRefused
 from MTMed3DCore.training.trainer import Trainer
+from MTMed3DCore.whole_file import writing_whole
 
 FORMAT = 1
 
@@ -25,12 +25,8 @@ def save_checkpoint(trainer: Trainer, path: Path) -> None:
         "balance": trainer.balance.state_dict(),
         "random": torch.get_rng_state(),
     }
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as stream:
+    with writing_whole(path) as stream:
         torch.save(state, stream)
-        stream.flush()
-        os.fsync(stream.fileno())  # the rename must not reach the disk before the content
-    partial.replace(path)
 
 
 def load_checkpoint(trainer: Trainer, path: Path) -> None:

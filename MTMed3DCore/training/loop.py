@@ -21,6 +21,7 @@ from MTMed3DCore.training.anchors import fit_anchor_shapes
 from MTMed3DCore.training.patches import Patch, SyntheticPatches
 from MTMed3DCore.training.settings import StarterSettings
 from MTMed3DCore.training.trainer import Trainer
+from MTMed3DCore.whole_file import writing_whole
 
 REUSED_PATCHES = 400
 """Patches kept for a second look while the next study is still being made."""
@@ -94,9 +95,8 @@ def _snapshot(share: float) -> str:
 
 
 def _save(weights: dict[str, torch.Tensor], path: Path) -> None:
-    temporary = path.with_suffix(".tmp")
-    torch.save(weights, temporary)
-    temporary.replace(path)
+    with writing_whole(path) as stream:
+        torch.save(weights, stream)
 
 
 def _start_from(trainer: Trainer, earlier: StarterRun) -> None:

@@ -24,12 +24,10 @@ from MTMed3DCore.networks import TASKS, TaskNetwork, build_network
 from MTMed3DCore.synthetic import FAMILIES
 from MTMed3DCore.training.calibration import (
     CALIBRATION_STUDIES,
-    FIRST_SEED,
     SCORE_THRESHOLDS,
     best_settings,
-    calibrated,
-    region_dice,
     run_over,
+    tried,
 )
 from MTMed3DCore.training.loop import SNAPSHOTS, StarterRun, train_starter
 from MTMed3DCore.training.score_calibration import calibration_outcomes, fit_calibration
@@ -108,9 +106,7 @@ def best_snapshot(folder: Path, device: str = "cpu") -> StarterRun:
             run = StarterRun.read(folder, share)
         except InputRefused:  # the run was stopped before it, or is older than snapshots
             continue
-        network, settings = trained_network(run, device)
-        outcomes = [o for _, o in run_over(network, settings, range(FIRST_SEED, FIRST_SEED + STOPPING_STUDIES), device)]
-        score = float(region_dice(calibrated(settings, outcomes), outcomes).mean())
+        _, score = tried(*trained_network(run, device), STOPPING_STUDIES, device)
         print(f"{run.steps} steps: mean Dice {score:.3f} on {STOPPING_STUDIES} held-out studies", flush=True)
         if score > best_score:
             best, best_score = run, score

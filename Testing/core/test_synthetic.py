@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -11,7 +12,10 @@ import torch
 from scipy import ndimage
 
 from MTMed3DCore.errors import WrongUse
-from MTMed3DCore.synthetic import SyntheticStudy, make_study, write_study
+from MTMed3DCore.synthetic import Family, SyntheticStudy, make_study, write_study
+from MTMed3DCore.synthetic.anatomy import Head, Tissue, make_head, make_tissue
+from MTMed3DCore.synthetic.contrast import coil_sensitivity
+from MTMed3DCore.synthetic.fields import Lattice, Random
 
 SHAPE, SPACING = (56, 64, 56), 3.0
 T1, T1CE, T2, FLAIR = range(4)
@@ -154,3 +158,32 @@ def test_a_filled_folder_is_not_written_into(studies, tmp_path):
     with pytest.raises(WrongUse, match="not empty"):
         write_study(studies[0], tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def _lattice(seed: int) -> Lattice:
+    return Lattice(Random(seed, torch.device("cpu")), SHAPE, SPACING)
+
+
+def test_coils_receive_more_from_the_surface_than_from_the_depth():
+    for seed in range(8):
+        lattice = _lattice(seed)
+        head = make_head(lattice)
+        received = coil_sensitivity(lattice.random, head)
+        assert float(received[head.brain].mean()) == pytest.approx(1, abs=1e-4)
+        shell, depth = (received[head.brain & part].mean() for part in (head.hull < 8, head.hull > 40))
+        assert float(shell) > 1.15 * float(depth)
+
+
+def test_wide_sinuses_are_dura_at_the_back_and_along_the_midline():
+    for seed in range(4):
+        plain, wide = (_tissue(seed, replace(Family(), wide_sinuses=share)) for share in (0.0, 1.0))
+        (x, y, _), added = plain[0].coordinates, wide[1].dura - plain[1].dura
+        assert float(added.min()) >= 0
+        assert float(added.sum()) * SPACING**3 / 1000 > 2
+        assert float(added[(y < 0) & (x.abs() > 12)].sum()) < 0.02 * float(added.sum())
+
+
+def _tissue(seed: int, family: Family) -> tuple[Head, Tissue]:
+    lattice = _lattice(seed)
+    head = make_head(lattice)
+    return head, make_tissue(lattice, family, head, head.coordinates, torch.zeros(SHAPE))

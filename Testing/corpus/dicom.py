@@ -191,24 +191,24 @@ def file_that_ends_within_its_first_number(folder: Path) -> Given:
     return given
 
 
-@CASES.refuses("file-damaged", "IM", plain=False)
-def value_of_an_unknown_kind(folder: Path) -> Given:
+def _overwritten(folder: Path, after: bytes, skip: int, by: bytes) -> Given:
+    """An examination of whose slices one has other bytes, `skip` from where `after` begins."""
     given = _examination(folder)
     file = _files(folder)[5]
     content = file.read_bytes()
-    start = content.index(b"\x18\x00\x15\x00CS") + 4  # the body part
-    file.write_bytes(content[:start] + b"C\xff" + content[start + 2 :])
+    start = content.index(after) + skip
+    file.write_bytes(content[:start] + by + content[start + len(by) :])
     return given
+
+
+@CASES.refuses("file-damaged", "IM", plain=False)
+def value_of_an_unknown_kind(folder: Path) -> Given:
+    return _overwritten(folder, b"\x18\x00\x15\x00CS", 4, b"C\xff")  # the body part
 
 
 @CASES.refuses("file-damaged", "IM", plain=False)
 def position_that_is_no_number(folder: Path) -> Given:
-    given = _examination(folder)
-    file = _files(folder)[5]
-    content = file.read_bytes()
-    start = content.index(b"\x20\x00\x32\x00DS") + 8
-    file.write_bytes(content[:start] + b"x" * 4 + content[start + 4 :])
-    return given
+    return _overwritten(folder, b"\x20\x00\x32\x00DS", 8, b"x" * 4)
 
 
 @CASES.refuses("slices-missing", "lacks", plain=False)

@@ -104,25 +104,25 @@ def picture_instead_of_an_image(folder: Path) -> Given:
     return four_files(folder, flair=(folder / "flair.nii.gz").rename(folder / "flair.jpg"))
 
 
-@CASES.refuses("file-damaged", "flair")
-def nrrd_cut_to_half(folder: Path) -> Given:
-    file = _itk(folder, ".nrrd")
+def _cut_to_half(folder: Path, suffix: str, *, compressed: bool = False) -> Given:
+    file = _itk(folder, suffix, compressed=compressed)
     _cut(file, 0.5)
     return four_files(folder, flair=file)
+
+
+@CASES.refuses("file-damaged", "flair")
+def nrrd_cut_to_half(folder: Path) -> Given:
+    return _cut_to_half(folder, ".nrrd")
 
 
 @CASES.refuses("file-damaged", "flair")
 def packed_nrrd_cut_to_half(folder: Path) -> Given:
-    file = _itk(folder, ".nrrd", compressed=True)
-    _cut(file, 0.5)
-    return four_files(folder, flair=file)
+    return _cut_to_half(folder, ".nrrd", compressed=True)
 
 
 @CASES.refuses("file-damaged", "flair")
 def metaimage_cut_to_half(folder: Path) -> Given:
-    file = _itk(folder, ".mha")
-    _cut(file, 0.5)
-    return four_files(folder, flair=file)
+    return _cut_to_half(folder, ".mha")
 
 
 @CASES.refuses("file-damaged", "flair.raw")
