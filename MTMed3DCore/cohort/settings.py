@@ -40,7 +40,7 @@ class CohortSettings:
         also: writes what lies outside the output folder; called before the result is committed, maybe more than once.
         overwrite: do studies again that are done, and write into folders that hold something else.
         in_hand: studies that a process works on at a time; 1 reads, computes and writes in turn.
-        check_uncertainty: as in `MTMed3DCore.inference.analyze`.
+        mode, check_uncertainty: as in `MTMed3DCore.inference.analyze`.
         run: tells one run from another.
         version: of MTMed3D; a machine with another one refuses to work.
     """
@@ -55,6 +55,7 @@ class CohortSettings:
     also: Callable[[Findings], None] | None = None
     overwrite: bool = False
     in_hand: int = IN_HAND
+    mode: str = "exact"
     check_uncertainty: bool = False
     run: str = field(default_factory=lambda: uuid4().hex)
     version: str = __version__
@@ -74,6 +75,7 @@ def fingerprint(settings: CohortSettings, bundle: Bundle) -> dict[str, Any]:
         "applied": bundle.settings.to_dict(),
         "precision": settings.precision,
         "write": dict(settings.write),
+        "mode": settings.mode,
         "check_uncertainty": settings.check_uncertainty,
         "more": dict(settings.more),
     }

@@ -140,6 +140,7 @@ class Station:
                 progress,
                 network=self._network,
                 read_s=read_s,
+                mode=settings.mode,
                 check_uncertainty=settings.check_uncertainty,
             )
 

@@ -93,6 +93,15 @@ def add_parser(subparsers: Subparsers) -> None:
         action="store_true",
         help="segment the mirror image too and warn where both disagree; takes about as long again",
     )
+    parser.add_argument(
+        "--quick",
+        dest="mode",
+        action="store_const",
+        const="quick",
+        default="exact",
+        help="for models of many windows: larger windows, segmentation only where a glance or a box asks for it, bf16 "
+        "where it pays; results differ slightly (docs/speed.md)",
+    )
     add_output_options(parser)
     parser.set_defaults(run=run)
 
@@ -168,6 +177,7 @@ def read_analyze_write(
         mask=mask,
         preparation=preparation,
         prior=prior,
+        mode=options.mode,
         check_uncertainty=options.check_uncertainty,
     )
     path = findings.write(target, overwrite=options.overwrite, progress=progress, **write_options(options))

@@ -138,6 +138,7 @@ def cohort_settings(options: argparse.Namespace) -> CohortSettings:
         also=partial(write_more, clinical) if bids else None,
         overwrite=options.overwrite,
         in_hand=options.in_hand,
+        mode=options.mode,
         check_uncertainty=options.check_uncertainty,
     )
 

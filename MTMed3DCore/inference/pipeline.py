@@ -183,6 +183,7 @@ def analyze(
             "python": platform.python_version(),
             "device": str(target),
             "precision": chosen,
+            "mode": mode,
         },
         study=study,
         preparation=prepared.record,

@@ -309,13 +309,14 @@ def test_the_key_follows_content_and_settings_and_not_the_place(model, tmp_path)
     assert len(keys) == 1
     for changed in (
         CohortSettings(model, bundle.sha256, precision="bf16"),
+        CohortSettings(model, bundle.sha256, mode="quick"),
         CohortSettings(model, bundle.sha256, write={"dicom": "BINARY"}),
         CohortSettings(model, bundle.sha256, version="0.0.1"),
     ):
         keys.add(study_key(known_inputs(Request(one)), fingerprint(changed, bundle)))
     (one / "t1.nii.gz").write_bytes((one / "t2.nii.gz").read_bytes())
     keys.add(study_key(known_inputs(Request(one)), depends_on))
-    assert len(keys) == 5
+    assert len(keys) == 6
 
 
 def test_a_data_list_with_a_file_missing_is_a_failure_of_that_study_alone(tmp_path) -> None:

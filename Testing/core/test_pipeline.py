@@ -155,6 +155,7 @@ def test_the_quick_mode_finds_the_same_tumour_and_an_unknown_one_is_refused(tmp_
     network.config = {"feature_size": 12}  # type: ignore[attr-defined]
     exact = analyze(study(), bundle(), device="cpu")
     quick = analyze(study(), bundle(), device="cpu", network=network, mode="quick")
+    assert (exact.software["mode"], quick.software["mode"]) == ("exact", "quick")
     assert (quick.labels == exact.labels).all()
     assert quick.labels.any()
     with pytest.raises(WrongUse, match="hasty"):
