@@ -15,8 +15,9 @@ LENGTH_TO_WIDTH = (1.06, 1.5)
 FILLED = (0.42, 0.7)
 """An ellipsoid whose thin ends do not count fills 0.61 of its box, a brain about as much, a block all of it."""
 T1_T2_HIGH = -0.02
-FLUID_LOW = 0.05
-"""Hardly more than the signs that physics gives: tissues of real scans are ordered less clearly than synthetic ones."""
+FLUID_LOW = 0.02
+"""Hardly more than the signs that physics gives: tissues of real scans are ordered less clearly than synthetic ones.
+A T2 given as FLAIR measures exactly 0."""
 DARKEST = 0.05
 """The share of the brain, darkest on T1, that is taken for fluid."""
 _STRAY = 0.2
