@@ -87,6 +87,7 @@ class _Run:
     device: str
     folder: Path
     inputs: Mapping[str, Path]
+    prior: Path | None = None
     request_id: str = ""
 
 
@@ -149,7 +150,14 @@ class Analysis:
         """Seconds since the run was started."""
         return self._clock() - self._started_at
 
-    def start(self, nodes: Mapping[str, Any], model: str = "starter", device: str = "auto", mask: Any = None) -> None:
+    def start(
+        self,
+        nodes: Mapping[str, Any],
+        model: str = "starter",
+        device: str = "auto",
+        mask: Any = None,
+        prior: Path | None = None,
+    ) -> None:
         """Begin to analyse; a refusal ends up in `failure`, as every later one does.
 
         Args:
@@ -157,6 +165,7 @@ class Analysis:
             model: a bundle's name or folder.
             device: as the worker names it.
             mask: node of the user's brain mask, or None.
+            prior: folder of an earlier result to compare with, or None.
 
         Raises:
             RuntimeError: a run is under way.
@@ -173,7 +182,7 @@ class Analysis:
             self._fail(Failure("inputs", f"The volumes cannot be handed over: {error}"))
             return
         t1ce = nodes["t1ce"]
-        self._run = _Run(dict(nodes), t1ce.GetID(), study_name(self.scene, t1ce), model, device, folder, {})
+        self._run = _Run(dict(nodes), t1ce.GetID(), study_name(self.scene, t1ce), model, device, folder, {}, prior)
         self.state = State.RUNNING
         self._task = Task(partial(copies.write, folder))
 
@@ -248,7 +257,7 @@ class Analysis:
     def _ask_for(self, device: str) -> None:
         run = self._run
         assert run is not None
-        mask = run.inputs.get(MASK)
+        more = {"mask": run.inputs.get(MASK), "prior": run.prior}
         try:
             request_id = self.worker.request(
                 "analyze",
@@ -258,7 +267,7 @@ class Analysis:
                 device=device,
                 study=run.study_id,
                 overwrite=True,
-                **({} if mask is None else {"mask": str(mask)}),
+                **{name: str(path) for name, path in more.items() if path is not None},
             )
         except OSError as error:
             text = f"The analysis process cannot be started: {error}."

@@ -146,7 +146,8 @@ class Panel(VTKObservationMixin):
             self.refresh()
             return
         with slicer.util.WaitCursor():  # copies the volumes; they are written on another thread
-            self.analysis.start(self.study.nodes, self.study.model, self.study.device, self.prepare.mask)
+            prepare = self.prepare
+            self.analysis.start(self.study.nodes, self.study.model, self.study.device, prepare.mask, prepare.prior)
         self._timer.start()
         self.refresh()
 

@@ -102,7 +102,7 @@ class FindingsSection:
         self.filter()
 
     def refresh_grade(self) -> None:
-        """The grade, the model and its warnings in words."""
+        """The grade, the model, its warnings and what has changed since an earlier study, in words."""
         findings = None if self.study is None else self.study.findings
         grade = None if findings is None else findings.grade
         self.ui.modelLabel.text = "" if findings is None else f"{findings.model.name} {findings.model.version}"
@@ -113,6 +113,8 @@ class FindingsSection:
         else:
             sure = grade.probability_hgg if grade.label == "HGG" else 1 - grade.probability_hgg
             self.ui.gradeLabel.text = f"<b>{grade.label}</b> {sure:.2f} by the model"
+        self.ui.comparisonLabel.text = _comparison(findings)
+        self.ui.comparisonLabel.setVisible(bool(self.ui.comparisonLabel.text))
         texts = [] if findings is None else [warning.text for warning in findings.warnings]
         self.ui.warningsLabel.text = "\n".join(f"\u26a0 {text}" for text in texts)
         self.ui.warningsLabel.setVisible(bool(texts))
@@ -146,3 +148,12 @@ class FindingsSection:
             shift = [new - old for new, old in zip(centre, camera.GetFocalPoint(), strict=True)]
             camera.SetPosition([at + by for at, by in zip(camera.GetPosition(), shift, strict=True)])
             camera.SetFocalPoint(centre)
+
+
+def _comparison(findings: Any) -> str:
+    """What has changed since an earlier study; empty where there is none."""
+    if findings is None or findings.comparison is None:
+        return ""
+    from MTMed3DCore.exports.report_content import comparison_sentence
+
+    return comparison_sentence(findings)

@@ -1,10 +1,13 @@
-"""The panel's section *Prepare*: how well the sequences were registered, where the brain mask is from, and another."""
+"""The panel's section *Prepare*: how well the sequences were registered, the brain mask, and what to compare with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from html import escape
+from pathlib import Path
 from typing import Any
+
+import ctk
 
 from MTMed3DLib.attributes import MASK
 from MTMed3DLib.brain import problem_of_mask
@@ -17,6 +20,8 @@ COLORS = {"calm": "", "doubt": "#c8641e", "alarm": "#d03030"}
 BEFORE = "not analysed yet"
 UNKNOWN = "not recorded"
 REFERENCE = "t1ce"
+RESULT = "findings.json"
+"""What the folder of an earlier result holds."""
 
 
 class PrepareSection:
@@ -25,17 +30,19 @@ class PrepareSection:
     Args:
         ui: children of the panel by name.
         scene: vtkMRMLScene.
-        changed: called after every change of the mask that is chosen.
+        changed: called after every change of the mask or the earlier result that is chosen.
     """
 
     def __init__(self, ui: Any, scene: Any, changed: Callable[[], None]) -> None:
         self.ui, self.scene, self._changed = ui, scene, changed
         self._study: Any = None
         self._t1ce: Any = None
-        self._showing = False
+        self._showing, self._prior_problem = False, ""
         self.quality = {"t1": ui.t1Quality, "t2": ui.t2Quality, "flair": ui.flairQuality}
         ui.maskSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._on_mask)
         ui.maskVisible.connect("toggled(bool)", self._on_visible)
+        ui.priorFolder.filters = ctk.ctkPathLineEdit.Dirs
+        ui.priorFolder.connect("currentPathChanged(QString)", self._on_prior)
         self.show(None)
 
     @property
@@ -43,14 +50,19 @@ class PrepareSection:
         """The node of the user's brain mask, or None where one is to be found."""
         return self.ui.maskSelector.currentNode()
 
+    @property
+    def prior(self) -> Path | None:
+        """The folder of an earlier result to compare with, or None."""
+        folder = self.ui.priorFolder.currentPath.strip()
+        return Path(folder) if folder else None
+
     def reasons(self) -> list[str]:
-        """Why the study cannot be analysed with this mask."""
-        problem = problem_of_mask(self.mask)
-        return [] if problem is None else [problem]
+        """Why the study cannot be analysed with this mask and this earlier result."""
+        return [problem for problem in (problem_of_mask(self.mask), self._prior_problem) if problem]
 
     def enable(self, enabled: bool) -> None:
-        """Lock the choice while it is used."""
-        self.ui.maskSelector.enabled = enabled
+        """Lock the choices while they are used."""
+        self.ui.maskSelector.enabled = self.ui.priorFolder.enabled = enabled
 
     def restore(self) -> None:
         """Take the mask that the scene remembers, for instance after it was loaded from a file."""
@@ -59,9 +71,10 @@ class PrepareSection:
             self.ui.maskSelector.setCurrentNode(node.GetNodeReference(MASK))
 
     def follow(self, t1ce: Any) -> None:
-        """Another T1ce was chosen: a mask that was meant for the one before is let go."""
+        """Another T1ce was chosen: mask and earlier result that were meant for the one before are let go."""
         if self._t1ce is not None and not same_volume(self._t1ce, t1ce):
             self.ui.maskSelector.setCurrentNode(None)
+            self.ui.priorFolder.currentPath = ""
         self._t1ce = t1ce
 
     def show(self, study: Any) -> None:
@@ -102,6 +115,12 @@ class PrepareSection:
         memory = memory_of(self.scene, create=self.mask is not None)
         if memory is not None:
             memory.SetNodeReferenceID(MASK, None if self.mask is None else self.mask.GetID())
+        self._changed()
+
+    def _on_prior(self, *_: Any) -> None:
+        prior = self.prior
+        known = prior is None or (prior / RESULT).is_file()
+        self._prior_problem = "" if known else f"{prior} holds no result to compare with: there is no {RESULT} in it."
         self._changed()
 
 

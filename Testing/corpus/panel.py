@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT / "Testing" / "slicer"), str(ROOT / "MTMed3DSlicer")]
 READER = "reader"
 """Code of a refusal by 3D Slicer's reader, which is before the panel."""
 _READER_S, _READER_BYTES = 20, 4 << 30
-_NOT_HERE = {"prior": "has no field for a prior result", "precision": "has no field for it"}
+_NOT_HERE = {"precision": "has no field for it"}
 
 
 def missing() -> str:
@@ -85,7 +85,8 @@ class Panel:
     def _analyse(self, nodes: dict[str, Any], given: Given, mask: Any) -> Got:
         analysis, self._got = self._analysis, None
         model, device = given.options.get("model", str(self._model)), given.options.get("device", "cpu")
-        analysis.start(nodes, model=model, device=device, mask=mask)
+        prior = Path(given.options["prior"]) if "prior" in given.options else None
+        analysis.start(nodes, model=model, device=device, mask=mask, prior=prior)
         end = time.monotonic() + PATIENCE_S
         while analysis.busy:
             if time.monotonic() > end:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ class ObedientWorker:
     def _give(self, lesions: int, warnings: tuple[str, ...], verdicts: tuple[str, str, str] | None) -> None:
         request = self.analyses()[-1]
         t1ce, output = Path(request["inputs"]["t1ce"]), Path(request["output"])
-        folder = write_findings_for(t1ce, output, request["study"], lesions, verdicts, request.get("mask"))
+        more = {"mask": request.get("mask"), "compared": "prior" in request}
+        folder = write_findings_for(t1ce, output, request["study"], lesions, verdicts, **more)
         found = str(folder / "findings.json")
         self._answer(event="result", findings=found, warnings=list(warnings), score_threshold=THRESHOLD)
 
@@ -113,12 +115,17 @@ def write_findings_for(
     lesions: int,
     verdicts: tuple[str, str, str] | None = None,
     mask: str | None = None,
+    compared: bool = False,
 ) -> Path:
-    """A result as the core writes it: one tumour of three regions in the middle, and as many boxes as asked for."""
+    """A result as the core writes it: one tumour of three regions in the middle, and as many boxes as asked for.
+
+    Compared with an earlier result, it is compared with itself.
+    """
     from MTMed3DCore.exports.json_file import write_json
     from MTMed3DCore.exports.seg_nrrd import write_seg_nrrd
     from MTMed3DCore.findings import Findings, Grade, Lesion, ModelIdentity, volumes_ml
     from MTMed3DCore.geometry import VoxelBox
+    from MTMed3DCore.measurements.comparison import compare
     from MTMed3DCore.volume import read_volume
 
     grid = read_volume(t1ce).grid
@@ -140,6 +147,8 @@ def write_findings_for(
     findings = Findings(
         study_id, sources, grid, labels, found, grade, model, timing_s=seconds, software=software, preparation=record
     )
+    if compared:
+        findings = replace(findings, comparison=compare(findings, replace(findings, study_id="last year")))
     output.mkdir(parents=True, exist_ok=True)
     if record is not None:
         from MTMed3DCore.preparation.record import write_preparation

@@ -1,4 +1,4 @@
-"""The panel's section *Prepare*: what an analysis says of its preparation, its brain mask, and the reader's own."""
+"""The panel's section *Prepare*: what an analysis says of its preparation, the brain mask, an earlier result."""
 
 from __future__ import annotations
 
@@ -228,3 +228,40 @@ def draw(study: Any, node: Any, where: tuple[slice, slice, slice]) -> np.ndarray
     image = oriented_image(mask, study.grid.affine)
     slicer.vtkSlicerSegmentationsModuleLogic.SetBinaryLabelmapToSegment(image, node, "brain")
     return mask.astype(bool)
+
+
+class TestEarlierResult:
+    def test_what_has_changed_since_an_earlier_result_is_told_above_the_warnings(
+        self, panel: Any, scene: Any, worker: ObedientWorker, let: Any, tmp_path: Path
+    ) -> None:
+        (tmp_path / "findings.json").write_text("{}")
+        add_study(scene)
+        let(lambda: panel.ui.analyzeButton.enabled)
+        panel.ui.priorFolder.currentPath = str(tmp_path)
+        analyse(panel, worker, let)
+        (request,) = worker.analyses()
+        assert request["prior"] == str(tmp_path)
+        assert panel.ui.comparisonLabel.text.startswith("Prior study last year, analysed ")
+
+    def test_without_one_nothing_is_compared(self, prepared: Any, worker: ObedientWorker) -> None:
+        assert "prior" not in worker.analyses()[-1]
+        assert prepared.ui.comparisonLabel.text == ""
+
+    def test_a_folder_without_a_result_is_refused_before_the_analysis(
+        self, panel: Any, scene: Any, let: Any, tmp_path: Path
+    ) -> None:
+        add_study(scene)
+        let(lambda: panel.ui.analyzeButton.enabled)
+        panel.ui.priorFolder.currentPath = str(tmp_path)
+        let(lambda: not panel.ui.analyzeButton.enabled)
+        assert f"{tmp_path} holds no result to compare with" in panel.ui.reasonsLabel.text
+        panel.ui.priorFolder.currentPath = ""
+        let(lambda: panel.ui.analyzeButton.enabled)
+
+    def test_it_is_let_go_when_another_t1ce_is_chosen(self, panel: Any, scene: Any, let: Any, tmp_path: Path) -> None:
+        (tmp_path / "findings.json").write_text("{}")
+        add_study(scene)
+        let(lambda: panel.ui.analyzeButton.enabled)
+        panel.ui.priorFolder.currentPath = str(tmp_path)
+        panel.ui.t1ceSelector.setCurrentNode(add_volume(scene, "another t1ce"))
+        assert panel.prepare.prior is None
