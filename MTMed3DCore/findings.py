@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from MTMed3DCore.geometry import Grid, WorldBox
+from MTMed3DCore.notice import Notice
 
 if TYPE_CHECKING:
     from MTMed3DCore.domain.check import DomainCheck
@@ -36,19 +37,6 @@ REGION_LABELS: Mapping[str, tuple[int, ...]] = {
 }
 """Every measured region and the labels that make it up."""
 RESEARCH_USE = "For research use only. Not a medical device; not for diagnosis or treatment."
-
-
-@dataclass(frozen=True)
-class Notice:
-    """Something the reader of a result must know.
-
-    Args:
-        code: stable name in kebab case.
-        text: one sentence for a person.
-    """
-
-    code: str
-    text: str
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from MTMed3DCore.errors import InputRefused, WrongUse
-from MTMed3DCore.findings import Notice
 from MTMed3DCore.geometry import Grid
+from MTMed3DCore.notice import Notice
 from MTMed3DCore.progress import Progress, silent
 from MTMed3DCore.recognition.image import contradictions
 from MTMed3DCore.sequences import SEQUENCES, find_sequences, holds_dicom, stem

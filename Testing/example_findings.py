@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from MTMed3DCore.findings import Findings, Grade, Lesion, ModelIdentity, Notice, volumes_ml
+from MTMed3DCore.findings import Findings, Grade, Lesion, ModelIdentity, volumes_ml
 from MTMed3DCore.geometry import Grid, VoxelBox
+from MTMed3DCore.notice import Notice
 
 SHAPE = (20, 24, 16)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from MTMed3DCore.dicom.series import Series
 from MTMed3DCore.errors import InputRefused, WrongUse
-from MTMed3DCore.findings import Notice
+from MTMed3DCore.notice import Notice
 from MTMed3DCore.sequences import NAMES, SEQUENCES
 
 CLEARLY_FINER = 0.6

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from MTMed3DCore.dicom.series import Frame
 from MTMed3DCore.errors import InputRefused
-from MTMed3DCore.findings import Notice
 from MTMed3DCore.geometry import Grid
+from MTMed3DCore.notice import Notice
 
 SAME_POSITION_MM = 0.01
 """Two slices nearer than this lie at one position."""

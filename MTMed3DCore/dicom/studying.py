@@ -10,7 +10,7 @@ from pathlib import Path
 from MTMed3DCore.dicom.choosing import choose
 from MTMed3DCore.dicom.scanning import scan
 from MTMed3DCore.dicom.series import Series
-from MTMed3DCore.findings import Notice
+from MTMed3DCore.notice import Notice
 from MTMed3DCore.progress import Progress, silent
 from MTMed3DCore.sequences import NAMES, SEQUENCES
 from MTMed3DCore.volume import Volume

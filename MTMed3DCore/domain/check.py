@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from MTMed3DCore.findings import Notice
+from MTMed3DCore.notice import Notice
 
 BEGINNING = "This may not be a pre-operative glioma MR study of an adult"
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from MTMed3DCore.errors import WrongUse
 from MTMed3DCore.exports.dicom_source import DicomSources, complete
-from MTMed3DCore.findings import Notice
+from MTMed3DCore.notice import Notice
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

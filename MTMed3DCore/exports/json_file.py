@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from MTMed3DCore.domain.check import document_check
 from MTMed3DCore.errors import InputRefused
-from MTMed3DCore.findings import SCHEMA, Findings, Grade, Lesion, ModelIdentity, Notice
+from MTMed3DCore.findings import SCHEMA, Findings, Grade, Lesion, ModelIdentity
 from MTMed3DCore.geometry import Grid, WorldBox
 from MTMed3DCore.json_schema import first_fault
+from MTMed3DCore.notice import Notice
 from MTMed3DCore.preparation.record import document_record
 
 VOXEL_DECIMALS = 6

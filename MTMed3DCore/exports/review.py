@@ -21,9 +21,10 @@ from MTMed3DCore.exports.preview import write_preview
 from MTMed3DCore.exports.report import write_report
 from MTMed3DCore.exports.report_pdf import write_report_pdf
 from MTMed3DCore.exports.seg_nrrd import write_seg_nrrd
-from MTMed3DCore.findings import REGION_LABELS, Findings, Grade, Lesion, Notice, volumes_ml
+from MTMed3DCore.findings import REGION_LABELS, Findings, Grade, Lesion, volumes_ml
 from MTMed3DCore.geometry import FloatArray
 from MTMed3DCore.measurements import compare_again, measure_region, midplane, sum_of_products
+from MTMed3DCore.notice import Notice
 from MTMed3DCore.preparation.brain import find_stripped_brain, head_instead_of_brain
 from MTMed3DCore.preparation.record import document_record
 from MTMed3DCore.progress import Progress, silent

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import torch
 
-from MTMed3DCore.findings import Notice
 from MTMed3DCore.inference.settings import GRANULE
 from MTMed3DCore.inference.tiling import Triple
+from MTMed3DCore.notice import Notice
 
 Result = TypeVar("Result")
 SMALLEST = 2 * GRANULE

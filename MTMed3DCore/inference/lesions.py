@@ -29,11 +29,11 @@ from MTMed3DCore.findings import (
     TUMOUR_CORE,
     WHOLE_TUMOUR,
     Lesion,
-    Notice,
     volumes_ml,
 )
 from MTMed3DCore.geometry import CORNER_SIGNS, FloatArray, Grid, VoxelBox
 from MTMed3DCore.measurements.region import measure_region
+from MTMed3DCore.notice import Notice
 
 MERGE_MM = 5.0
 """Whole-tumour components closer than this are one lesion."""

@@ -29,7 +29,7 @@ from MTMed3DCore.domain.check import notices as domain_notices
 from MTMed3DCore.domain.study import check_study
 from MTMed3DCore.domain.uncertainty import mirror_disagreement
 from MTMed3DCore.errors import OutOfResources, WrongUse
-from MTMed3DCore.findings import Findings, Grade, Lesion, Notice
+from MTMed3DCore.findings import Findings, Grade, Lesion
 from MTMed3DCore.geometry import VoxelBox
 from MTMed3DCore.inference.ladder import GPU_BATCH, Rung, climb_down, ladder, left_notice, short_of_memory
 from MTMed3DCore.inference.lesions import find_lesions
@@ -39,6 +39,7 @@ from MTMed3DCore.inference.tiling import quickest_sides
 from MTMed3DCore.inference.windows import RawResult, run_network
 from MTMed3DCore.measurements import compare, midplane
 from MTMed3DCore.networks.interface import TaskNetwork
+from MTMed3DCore.notice import Notice
 from MTMed3DCore.preparation import PreparedStudy, prepare, to_native
 from MTMed3DCore.progress import Progress, silent
 from MTMed3DCore.sequences import SEQUENCES

@@ -12,8 +12,8 @@ import SimpleITK
 from scipy import ndimage
 
 from MTMed3DCore.errors import InputRefused
-from MTMed3DCore.findings import Notice
 from MTMed3DCore.geometry import Grid, VoxelBox
+from MTMed3DCore.notice import Notice
 
 Mask = npt.NDArray[np.bool_]
 BORDER_SHARE = 0.5

@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from MTMed3DCore.errors import MTMed3DError
-from MTMed3DCore.findings import Notice
 from MTMed3DCore.geometry import Grid
+from MTMed3DCore.notice import Notice
 from MTMed3DCore.volume import Volume, read_volume
 
 LIMIT_S = 900

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import SimpleITK as sitk
 from scipy import ndimage
 
-from MTMed3DCore.findings import Notice
 from MTMed3DCore.geometry import FloatArray, Grid
+from MTMed3DCore.notice import Notice
 from MTMed3DCore.preparation.brain import head_instead_of_brain
 from MTMed3DCore.preparation.external import external_mask
 from MTMed3DCore.preparation.extraction import EXTRACTION_MM, extract_brain

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from MTMed3DCore.errors import InputRefused
-from MTMed3DCore.findings import Notice
 from MTMed3DCore.geometry import Grid, VoxelBox
+from MTMed3DCore.notice import Notice
 from MTMed3DCore.preparation.brain import find_stripped_brain
 from MTMed3DCore.preparation.grid import resample_axes, resample_rigid, working_grid
 from MTMed3DCore.preparation.masking import BrainMask, find_mask

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from MTMed3DCore.findings import Notice
 from MTMed3DCore.geometry import Grid
+from MTMed3DCore.notice import Notice
 from MTMed3DCore.sequences import NAMES
 from MTMed3DCore.volume import Volume, resample
 

@@ -24,9 +24,10 @@ from MTMed3DCore.errors import InputRefused
 from MTMed3DCore.exports import read_findings, write_findings
 from MTMed3DCore.exports.json_file import findings_document
 from MTMed3DCore.exports.regions import REGIONS
-from MTMed3DCore.findings import RESEARCH_USE, Findings, Grade, ModelIdentity, Notice
+from MTMed3DCore.findings import RESEARCH_USE, Findings, Grade, ModelIdentity
 from MTMed3DCore.geometry import Grid
 from MTMed3DCore.json_schema import load_schema
+from MTMed3DCore.notice import Notice
 from Testing.example_findings import GRIDS, SHAPE, findings_on
 
 

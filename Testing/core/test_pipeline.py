@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from MTMed3DCore.bundles import Bundle
 from MTMed3DCore.errors import Cancelled, OutOfResources, WrongUse
-from MTMed3DCore.findings import Notice
 from MTMed3DCore.geometry import Grid
 from MTMed3DCore.inference import InferenceSettings, analyze, choose_device, choose_precision
+from MTMed3DCore.notice import Notice
 from MTMed3DCore.sequences import SEQUENCES
 
 SETTINGS = InferenceSettings(spacing_mm=1.0, window=64, anchor_shapes=[[12, 12, 12]], grading_crop=32)

@@ -15,9 +15,9 @@ import pytest
 from MTMed3DCore.errors import InputRefused, WrongUse
 from MTMed3DCore.exports.json_file import findings_document
 from MTMed3DCore.exports.review import FORMATS, corrected_findings, write_review
-from MTMed3DCore.findings import Notice
 from MTMed3DCore.geometry import Grid, VoxelBox
 from MTMed3DCore.measurements import compare
+from MTMed3DCore.notice import Notice
 from MTMed3DCore.preparation.record import PreparationRecord, Registration
 from MTMed3DCore.reviewed import ReviewedBox, ReviewedCase, read_reviewed_case
 from MTMed3DCore.volume import Volume
