@@ -19,6 +19,8 @@ class Family:
     Args:
         tumour_free: share of studies without tumour.
         low_grade: share of tumours that are low grade.
+        low_grade_enhancing: share of the low-grade ones that enhance, in patches and without a rim.
+        low_grade_patches: level from which a noise of unit variance makes such a patch; the lower, the more enhances.
         several: share of high-grade studies with two or three lesions.
         high_grade_radius, low_grade_radius, satellite_radius: mm.
         rim: thickness of an enhancing rim, mm, drawn in the logarithm.
@@ -42,6 +44,8 @@ class Family:
 
     tumour_free: float = 0.20
     low_grade: float = 0.40
+    low_grade_enhancing: float = 0.20
+    low_grade_patches: Range = (1.3, 2.2)
     several: float = 0.25
     high_grade_radius: Range = (8.0, 32.0)
     low_grade_radius: Range = (9.0, 34.0)
@@ -75,9 +79,13 @@ class Family:
 FAMILIES = {
     "default": Family(),
     # No scanner, no protocol and no brain alike: healthy tissue about twice as varied, more shading, noise and curve,
-    # and coils that leave the surface brighter than the depth.
+    # and coils that leave the surface brighter than the depth. Half of the low-grade tumours enhance, as those of grade 3
+    # do, and oedema may reach further than the core is wide.
     "varied": replace(
         Family(),
+        low_grade_enhancing=0.5,
+        low_grade_patches=(0.4, 2.2),
+        oedema_reach=(2.0, 30.0),
         white_t1=(0.70, 1.03),
         grey_t1=(0.46, 0.78),
         fluid_t1=(0.02, 0.46),
@@ -98,6 +106,8 @@ FAMILIES = {
     # Settings are chosen on this one: its ranges are shifted against the default ones, and overlap them.
     "held_out": replace(
         Family(),
+        low_grade_enhancing=0.35,
+        low_grade_patches=(0.8, 2.0),
         high_grade_radius=(7.0, 36.0),
         rim=(1.5, 7.0),
         enhancement=(1.0, 1.6),

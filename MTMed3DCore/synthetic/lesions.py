@@ -125,8 +125,8 @@ def _make_lesion(
     near = sum((axis - at) ** 2 for axis, at in zip(head.coordinates, centre, strict=True)) < LARGEST_RADIUS_MM**2
     if kind == "low":
         enhancing = torch.zeros_like(core, dtype=torch.bool)
-        if random.chance(0.2):  # a faint nodule
-            enhancing = (core > 1) & (lattice.noise(random.uniform(3, 6)) > random.uniform(1.3, 2.2))
+        if random.chance(family.low_grade_enhancing):  # patches
+            enhancing = (core > 1) & (lattice.noise(random.uniform(3, 6)) > random.within(family.low_grade_patches))
         reach_mm = random.uniform(0, 3) if random.chance(0.4) else random.uniform(2, 12)
     else:
         enhancing = _enhancement(lattice, family, core, radius)
