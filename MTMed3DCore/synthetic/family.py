@@ -79,8 +79,8 @@ class Family:
 FAMILIES = {
     "default": Family(),
     # No scanner, no protocol and no brain alike: healthy tissue about twice as varied, more shading, noise and curve,
-    # and coils that leave the surface brighter than the depth. Half of the low-grade tumours enhance, as those of grade 3
-    # do, and oedema may reach further than the core is wide.
+    # and coils that leave the surface brighter than the depth. Half of the low-grade tumours enhance, as many of grade
+    # 3 do, and oedema may reach further than the core is wide.
     "varied": replace(
         Family(),
         low_grade_enhancing=0.5,

@@ -16,6 +16,7 @@ from MTMed3DCore.synthetic import Family, SyntheticStudy, make_study, write_stud
 from MTMed3DCore.synthetic.anatomy import Head, Tissue, make_head, make_tissue
 from MTMed3DCore.synthetic.contrast import coil_sensitivity
 from MTMed3DCore.synthetic.fields import Lattice, Random
+from MTMed3DCore.synthetic.lesions import plan_lesions
 
 SHAPE, SPACING = (56, 64, 56), 3.0
 T1, T1CE, T2, FLAIR = range(4)
@@ -181,6 +182,20 @@ def test_wide_sinuses_are_dura_at_the_back_and_along_the_midline():
         assert float(added.min()) >= 0
         assert float(added.sum()) * SPACING**3 / 1000 > 2
         assert float(added[(y < 0) & (x.abs() > 12)].sum()) < 0.02 * float(added.sum())
+
+
+def test_a_low_grade_tumour_enhances_in_patches_and_as_often_as_its_family_says():
+    for share, fewest, most in ((0.0, 0, 0), (1.0, 4, 6)):
+        family = replace(
+            Family(), tumour_free=0.0, low_grade=1.0, low_grade_enhancing=share, low_grade_patches=(0.8, 0.8)
+        )
+        enhancing = []
+        for seed in range(6):
+            lattice = _lattice(seed)
+            (lesion,) = plan_lesions(lattice, family, make_head(lattice))
+            enhancing.append(float((lesion.enhancing & (lesion.core > 0)).sum() / (lesion.core > 0).sum()))
+        assert max(enhancing) < 0.45
+        assert fewest <= sum(part > 0 for part in enhancing) <= most
 
 
 def _tissue(seed: int, family: Family) -> tuple[Head, Tissue]:
