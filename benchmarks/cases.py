@@ -24,14 +24,20 @@ from MTMed3DCore.bundles import rewrite_section
 from MTMed3DCore.evaluation.baseline import threshold_labels
 from MTMed3DCore.evaluation.labels import unify_labels
 from MTMed3DCore.evaluation.overlap import EVALUATED, main_box, region_dice
+from MTMed3DCore.evaluation.scoring import component_boxes
+from MTMed3DCore.exports import read_findings
+from MTMed3DCore.geometry import VoxelBox
 from MTMed3DCore.study import Study
-from MTMed3DCore.volume import read_volume
+from MTMed3DCore.training.calibration import HIT_IOU
+from MTMed3DCore.volume import Volume, read_volume
 
 CARD_SECTION = """Each with `mtmed3d analyze` as a user calls it; Dice, and IoU of the boxes round the largest tumour;
 in brackets those of thresholds on FLAIR and T1ce. `labels` are the values of the truth: 1 necrosis or non-enhancing
 core, 2 oedema, 4 (or 3 where there is no 4) enhancing; where there are 3 and 4, 3 is non-enhancing core, 1 necrosis.
+`boxed`: true lesions above 1 ml that a box meets at IoU 0.5; `false`: reported ones above 1 ml that meet none at 0.1.
 
 {table}"""
+SMALLEST_ML, BOXED_IOU = 1.0, 0.5
 TRUTH_NAMES = ("seg.nii.gz", "seg.mha", "machine_fusion.nii.gz")
 
 
@@ -74,29 +80,50 @@ def measure(case: Path, output: Path, model: str) -> dict[str, Any]:
         row["label_values"] = sorted({int(value) for value in np.unique(labels)} - {0})
         truth = unify_labels(labels, case / name)
         row["found"] = compare(found, truth)
+        row["lesions_over_1_ml"] = count_lesions(output, Volume(truth, read_volume(case / name).grid))
         row["baseline"] = compare(threshold_labels(Study.read(case).array()), truth)
     return row
+
+
+def count_lesions(output: Path, truth: Volume) -> dict[str, int]:
+    """True lesions above 1 ml, those of them that some box meets at IoU 0.5, and found ones above 1 ml that meet none.
+
+    Lesions as a data list has them; a found one is false where its box meets no true one's at IoU 0.1.
+    """
+    found = read_findings(output).lesions
+    boxes = [lesion.box.to_voxel(truth.grid) for lesion in found]
+    rows, sizes = component_boxes(truth.array, truth.grid)
+    every = [VoxelBox.from_list(row) for row in rows]
+    large = [box for box, ml in zip(every, sizes, strict=True) if ml > SMALLEST_ML]
+    boxed = sum(any(true.iou(box) >= BOXED_IOU for box in boxes) for true in large)
+    false = sum(
+        lesion.volumes_ml["whole_tumour"] > SMALLEST_ML and all(box.iou(true) < HIT_IOU for true in every)
+        for lesion, box in zip(found, boxes, strict=True)
+    )
+    return {"true": len(large), "boxed": boxed, "false": false}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """A Markdown table of the rows and their means over the expert-labelled studies."""
     keys = (*EVALUATED, "box_iou")
     lines = [
-        "| case | labels | " + " | ".join(f"{k} (baseline)" for k in keys) + " | grade | lesions | s | MiB |",
-        "|" + "---|" * (len(keys) + 6),
+        "| case | labels | " + " | ".join(f"{k} (baseline)" for k in keys) + " | grade | boxed | false | s | MiB |",
+        "|" + "---|" * (len(keys) + 7),
     ]
     for row in rows:
         cells = [f"{row['found'][k]:.3f} ({row['baseline'][k]:.3f})" if "found" in row else "-" for k in keys]
         grade = f"{row['grade']['label']} {row['grade']['probability_hgg']:.2f}" if row["grade"] else "-"
         name = row["case"] + (" (machine label)" if str(row.get("truth", "")).startswith("machine") else "")
-        end = f"{grade} | {row['lesions']} | {row['seconds']:.1f} | {row['peak_mib']:.0f} |"
+        counts = row.get("lesions_over_1_ml")
+        lesions = f"{counts['boxed']} of {counts['true']} | {counts['false']}" if counts else "- | -"
+        end = f"{grade} | {lesions} | {row['seconds']:.1f} | {row['peak_mib']:.0f} |"
         labels = " ".join(map(str, row.get("label_values", ()))) or "-"
         lines.append(f"| {name} | {labels} | " + " | ".join(cells) + f" | {end}")
     expert = [row for row in rows if str(row.get("truth", "")).startswith("seg")]
     if expert:
         means = [[float(np.mean([row[who][k] for row in expert])) for who in ("found", "baseline")] for k in keys]
         cells = [f"**{found:.3f}** ({baseline:.3f})" for found, baseline in means]
-        lines.append(f"| mean of {len(expert)} expert-labelled | | " + " | ".join(cells) + " | | | | |")
+        lines.append(f"| mean of {len(expert)} expert-labelled | | " + " | ".join(cells) + " | | | | | |")
     return "\n".join(lines) + "\n"
 
 

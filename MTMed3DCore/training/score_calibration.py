@@ -87,6 +87,14 @@ def fit_line(scores: Floats, hits: Bools) -> tuple[float, float]:
     return float(best.x[0]), float(best.x[1])
 
 
+def modest_temperature(probabilities: Floats, high: Bools) -> float:
+    """The temperature of least log loss, but at least 1.
+
+    Synthetic tumours are easier to grade than patients' are: they may make a network less sure of itself, not surer.
+    """
+    return max(1.0, fit_temperature(probabilities.tolist(), high.tolist()))
+
+
 def _lesion_calibration(outcomes: Sequence[Outcome], settings: InferenceSettings) -> dict[str, Any] | None:
     """A line for each origin and the error on lesions that the lines were not fitted to; None without both kinds."""
     judged_by = [judged_lesions(settings, outcome) for outcome in outcomes]
@@ -113,7 +121,7 @@ def _grade_calibration(outcomes: Sequence[Outcome]) -> dict[str, Any] | None:
     if not high.any() or high.all():
         return None
     even = np.arange(len(graded)) % 2 == 0
-    temperature = fit_temperature(probabilities.tolist(), high.tolist())
+    temperature = modest_temperature(probabilities, high)
     error = _held_out_error(probabilities, high, even, _fit_temperature)
     return {"studies": len(graded), "temperature": temperature, **error}
 
@@ -147,5 +155,5 @@ def _fit_on_line(scores: Floats, hits: Bools) -> Map:
 
 
 def _fit_temperature(probabilities: Floats, high: Bools) -> Map:
-    temperature = fit_temperature(probabilities.tolist(), high.tolist())
+    temperature = modest_temperature(probabilities, high)
     return lambda others: np.asarray(scale(others, temperature), dtype=np.float64)

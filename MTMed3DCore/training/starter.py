@@ -5,7 +5,7 @@
     python -m MTMed3DCore.training.starter RUN BUNDLE --minutes 0
 
 write the run's record into RUN and the bundle into BUNDLE; the second goes on from an earlier run, the third makes the
-bundle of a run that is there. Real studies take no part in training or in any choice.
+bundle of a run that is there. Real studies take no part in training, in thresholds or in the choice of weights.
 """
 
 from __future__ import annotations

@@ -156,6 +156,10 @@ class TestCalibration:
         assert limit is not None
         assert 0.469 < limit < 1.0
 
+    def test_easy_studies_make_no_grade_surer_than_the_network_is(self) -> None:
+        timid = [replace(o, raw=replace(o.raw, hgg_probability=0.6 if o.grade else 0.4)) for o in self.OUTCOMES]
+        assert fit_calibration(timid, SETTINGS)["grade_calibration"]["temperature"] == 1
+
     def test_nothing_is_said_where_nothing_was_wrong_or_nothing_found(self) -> None:
         right = [replace(each, grade=1) for each in self.OUTCOMES if len(each.raw.boxes) == 1]
         assert set(fit_calibration(right, SETTINGS)) == {"entropy_limit"}
