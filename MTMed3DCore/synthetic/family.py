@@ -80,12 +80,13 @@ FAMILIES = {
     "default": Family(),
     # No scanner, no protocol and no brain alike: healthy tissue about twice as varied, more shading, noise and curve,
     # and coils that leave the surface brighter than the depth. Half of the low-grade tumours enhance, as many of grade
-    # 3 do, and oedema may reach further than the core is wide.
+    # 3 do; oedema may reach further than the core is wide, and is never as faint as a coil's shading.
     "varied": replace(
         Family(),
         low_grade_enhancing=0.5,
         low_grade_patches=(0.4, 2.2),
         oedema_reach=(2.0, 30.0),
+        oedema_strength=(0.6, 1.0),
         white_t1=(0.70, 1.03),
         grey_t1=(0.46, 0.78),
         fluid_t1=(0.02, 0.46),

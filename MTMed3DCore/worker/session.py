@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +34,8 @@ class Session:
 
     Reading a file, importing torch and a single large layer cannot be interrupted. A cancelled request is therefore
     answered after `CANCEL_PATIENCE_S` at the latest; what is left of its work ends unheard, and the next long request
-    waits for that before it begins.
+    waits for that before it begins. All long requests have one thread: libraries that keep something open for each, as
+    matplotlib does its fonts, keep it once.
 
     Args:
         channel: where the events go.
@@ -45,7 +47,8 @@ class Session:
         self._lock = threading.Lock()
         self._open: dict[str, Request] = {}
         self._job: _Job | None = None
-        self._thread: threading.Thread | None = None
+        self._long = ThreadPoolExecutor(1, "request")
+        self._latest: Future[None] | None = None
 
     def answer(self, line: str) -> bool:
         """Answer one line, or begin to; returns whether the process goes on."""
@@ -69,8 +72,8 @@ class Session:
         """Stop what runs, and wait for it a moment."""
         if self._job is not None:
             self._job.stop.wish()
-        if self._thread is not None:
-            self._thread.join(LAST_WAIT_S)
+        if self._latest is not None:
+            wait([self._latest], LAST_WAIT_S)
 
     def _accept(self, request: Request) -> None:
         """Remember a request until it is answered.
@@ -128,13 +131,13 @@ class Session:
             self._fail(request, WrongUse("busy", text, "Wait for it, or cancel it."))
             return
         job = self._job = _Job(request)
-        self._thread = threading.Thread(
-            target=self._run, args=(job, self._thread), name=f"request-{request.id}", daemon=True
-        )
-        self._thread.start()
+        try:
+            self._latest = self._long.submit(self._run, job)
+        except RuntimeError as error:  # no memory for the thread
+            self._fail(request, error)
 
-    def _run(self, job: _Job, before: threading.Thread | None) -> None:
-        """Do the work of a long request, after what is left of a cancelled one has ended."""
+    def _run(self, job: _Job) -> None:
+        """Do the work of a long request."""
         request, stop = job.request, job.stop
 
         def progress(stage: str, fraction: float, text: str) -> None:
@@ -143,8 +146,6 @@ class Session:
 
         work = self._work.analyze if request.command == "analyze" else self._work.load
         try:
-            if before is not None:
-                before.join()
             stop.check()
             self._finish(request, {"event": "result", **work(request.fields, stop, progress)})
         except BaseException as error:  # a fault must not leave the asker without an answer

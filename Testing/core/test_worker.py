@@ -93,15 +93,17 @@ def test_a_study_is_analysed_with_progress_through_every_stage(client, case, tmp
     assert json.loads((tmp_path / "out" / "findings.json").read_text())["study"]["id"] == "patient 1"
 
 
-def test_the_process_and_its_network_stay_for_the_next_request(client, case, tmp_path):
+def test_the_process_and_its_network_stay_for_the_next_request_and_no_file_stays_open(client, case, tmp_path):
     loaded = answers(client, client.request("load", model="quick", device="cpu"))[-1]
     assert (loaded["model"], loaded["device"]) == ("quick", "cpu")
-    pid = client.pid
-    for name in ("first", "second"):
+    pid, names, opened = client.pid, ("first", "second", "third"), set()
+    for name in names:
         request = client.request("analyze", inputs=case, output=str(tmp_path / name), model="quick", device="cpu")
         assert answers(client, request)[-1]["event"] == "result"
+        opened.add(len(list(Path(f"/proc/{pid}/fd").iterdir())))
     assert client.pid == pid
-    first, second = (json.loads((tmp_path / n / "findings.json").read_text()) for n in ("first", "second"))
+    assert len(opened) == 1
+    first, second, _ = (json.loads((tmp_path / n / "findings.json").read_text()) for n in names)
     assert first["volumes_ml"] == second["volumes_ml"]
 
 
