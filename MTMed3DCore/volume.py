@@ -191,7 +191,7 @@ def _read_nifti(file: Path) -> Volume:
     _check_payload(file, offset + math.prod(shape) * dtype.itemsize)
     try:
         array = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
-    except (EOFError, OSError, ValueError, zlib.error) as error:
+    except (EOFError, OSError, ValueError, OverflowError, zlib.error) as error:
         raise _damaged(file, error) from error
     return Volume(array, grid)
 
@@ -337,7 +337,10 @@ def _check_itk_payload(file: Path) -> None:
             raise _damaged(file, f"its data file {target.name} is missing")
         data = target.read_bytes()
     sides = fields.get("sizes") or fields.get("dimsize") or ""
-    voxels = math.prod(int(n) for n in sides.split())
+    try:
+        voxels = math.prod(int(n) for n in sides.split())
+    except ValueError as error:
+        raise _damaged(file, f"its sizes {sides!r} are no whole numbers") from error
     if nrrd:
         encoding = fields.get("encoding", "raw")
         packed = encoding in ("gzip", "gz")

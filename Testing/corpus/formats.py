@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
+import struct
 from pathlib import Path
 
 import nibabel
@@ -80,6 +82,15 @@ def header_only(folder: Path) -> Given:
 
 
 @CASES.refuses("file-damaged", "flair")
+def nifti_whose_voxels_begin_beyond_any_file(folder: Path) -> Given:
+    file = _unpacked(folder / "flair.nii.gz")
+    content = bytearray(file.read_bytes())
+    content[108:112] = struct.pack("<f", 1e23)
+    file.write_bytes(content)
+    return four_files(folder, flair=file)
+
+
+@CASES.refuses("file-damaged", "flair")
 def empty_file(folder: Path) -> None:
     (folder / "flair.nii.gz").write_bytes(b"")
 
@@ -113,6 +124,13 @@ def _cut_to_half(folder: Path, suffix: str, *, compressed: bool = False) -> Give
 @CASES.refuses("file-damaged", "flair")
 def nrrd_cut_to_half(folder: Path) -> Given:
     return _cut_to_half(folder, ".nrrd")
+
+
+@CASES.refuses("file-damaged", "flair")
+def nrrd_whose_sizes_are_no_whole_numbers(folder: Path) -> Given:
+    file = _itk(folder, ".nrrd")
+    file.write_bytes(re.sub(rb"\nsizes: (\d+) (\d+) ", rb"\nsizes: \1 \2e ", file.read_bytes()))
+    return four_files(folder, flair=file)
 
 
 @CASES.refuses("file-damaged", "flair")
