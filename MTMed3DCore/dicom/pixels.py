@@ -43,14 +43,20 @@ def read_volume(series: Series) -> Volume:
 def _decode(path: Path, name: str) -> npt.NDArray[Any]:
     """Stored values of a file: (rows, columns) or (frames, rows, columns)."""
     import pydicom
+    from pydicom.errors import BytesLengthException
 
+    damage = (ValueError, AttributeError, KeyError, EOFError, OSError, TypeError, BytesLengthException)
     dataset = pydicom.dcmread(path, force=True)
     if "TransferSyntaxUID" not in dataset.file_meta:  # an old file without preamble: never compressed
         implicit, _ = dataset.original_encoding
         dataset.file_meta.TransferSyntaxUID = (
             pydicom.uid.ImplicitVRLittleEndian if implicit else pydicom.uid.ExplicitVRLittleEndian
         )
-    if int(dataset.get("SamplesPerPixel", 1)) != 1:
+    try:
+        coloured = int(dataset.get("SamplesPerPixel", 1)) != 1
+    except (*damage, NotImplementedError) as error:  # values are decoded as they are asked for
+        raise _damaged(path, name, error) from error
+    if coloured:
         raise InputRefused("not-scalar", f"{path.name} of series {name} holds colours.", "Give a grey-scale series.")
     try:
         return np.asarray(dataset.pixel_array)
@@ -62,9 +68,13 @@ def _decode(path: Path, name: str) -> npt.NDArray[Any]:
             f"The pixels of {path.name} of series {name} ({kind}) cannot be decoded: {_first_line(error)}.",
             "Install the decoders with `pip install 'mtmed3d[dicom]'`, or export the series uncompressed.",
         ) from error
-    except (ValueError, AttributeError, KeyError, EOFError, OSError, TypeError) as error:
-        text = f"The pixels of {path.name} of series {name} are damaged: {_first_line(error)}."
-        raise InputRefused("file-damaged", text, "Copy or export it again.") from error
+    except damage as error:
+        raise _damaged(path, name, error) from error
+
+
+def _damaged(path: Path, name: str, error: Exception) -> InputRefused:
+    text = f"The pixels of {path.name} of series {name} are damaged: {_first_line(error)}."
+    return InputRefused("file-damaged", text, "Copy or export it again.")
 
 
 def _first_line(error: Exception) -> str:

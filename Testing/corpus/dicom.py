@@ -211,6 +211,16 @@ def position_that_is_no_number(folder: Path) -> Given:
     return _overwritten(folder, b"\x20\x00\x32\x00DS", 8, b"x" * 4)
 
 
+@CASES.refuses("file-damaged", "IM", plain=False)
+def colours_counted_by_half_a_number(folder: Path) -> Given:
+    return _overwritten(folder, b"\x28\x00\x02\x00US", 4, b"FD")
+
+
+@CASES.refuses("file-damaged", "IM", plain=False)
+def bits_counted_by_half_a_number(folder: Path) -> Given:
+    return _overwritten(folder, b"\x28\x00\x00\x01US", 4, b"FD")
+
+
 @CASES.refuses("slices-missing", "lacks", plain=False)
 def slice_that_is_rubbish(folder: Path) -> Given:
     """Passed over as no DICOM file, and then missed."""
