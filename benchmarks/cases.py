@@ -76,11 +76,12 @@ def measure(case: Path, output: Path, model: str) -> dict[str, Any]:
     name = next((n for n in TRUTH_NAMES if (case / n).exists()), None)
     if name:
         row["truth"] = name
-        labels = read_volume(case / name).array
+        volume = read_volume(case / name)
+        labels = volume.array
         row["label_values"] = sorted({int(value) for value in np.unique(labels)} - {0})
         truth = unify_labels(labels, case / name)
         row["found"] = compare(found, truth)
-        row["lesions_over_1_ml"] = count_lesions(output, Volume(truth, read_volume(case / name).grid))
+        row["lesions_over_1_ml"] = count_lesions(output, Volume(truth, volume.grid))
         row["baseline"] = compare(threshold_labels(Study.read(case).array()), truth)
     return row
 

@@ -7,7 +7,9 @@ The two heads seldom agree to the voxel, so one rule reconciles them:
   regions are accurate to the voxel and boxes are not;
 * a component without a box is a lesion of origin ``"region"`` with a lowered score, and a notice;
 * a box without any tumour voxel is a lesion of origin ``"detection"`` without volume, and a notice;
-* a box whose tumour voxels all belong to a better box saw the same tumour twice, and is dropped.
+* a box whose tumour voxels all belong to a better box saw the same tumour twice, and is dropped;
+* brightness on FLAIR apart from the tumour that has next to no core, and that no box is about, is not called tumour
+  (an occipital lobe near the coil looks like faint oedema), and a notice says what was left out.
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ ENOUGH_IOU = 0.1
 """Overlap with a component's tight box from which a detected box holds it: the hit criterion of the published work."""
 ENOUGH_CONTAINED = 0.5
 """Share of a component's voxels inside a detected box from which the box holds it, however large the box is."""
+WORTH_TELLING_ML = 1.0
+"""Volume of left-out brightness from which a notice tells of it."""
 REGION_SCORE_FACTOR = 0.5
 """A region that the detection head did not confirm scores half its mean whole-tumour probability."""
 _EVERYWHERE = np.ones((3, 3, 3), dtype=bool)
@@ -69,6 +73,7 @@ def find_lesions(
     *,
     region_thresholds: Sequence[float],
     minimum_lesion_ml: float,
+    minimum_core_share: float = 0.0,
     score_threshold: float = 0.0,
     plane: FloatArray | None = None,
     detects: bool = True,
@@ -82,6 +87,8 @@ def find_lesions(
         grid: the native T1ce grid.
         region_thresholds: probability from which a voxel belongs to each region.
         minimum_lesion_ml: whole-tumour volume below which a component is noise.
+        minimum_core_share: share of core in a component, 0 to 1, below which it is left out where no box is about it
+            and another component has more core.
         score_threshold: detections below it are left aside.
         detects: whether a detector looked for boxes at all; without one, a region scores its mean whole-tumour
             probability, and its box is the tight one.
@@ -90,12 +97,16 @@ def find_lesions(
     labels = label_map(regions, region_thresholds)
     components = tumour_components(labels > 0, grid, minimum_lesion_ml)
     labels[components == 0] = 0
-    extents = [VoxelBox.around(components == n) for n in range(1, int(components.max()) + 1)]
     detections = [
         (inside, float(score))
         for box, score in zip(boxes, scores, strict=True)
         if score >= score_threshold and (inside := _clipped(box, grid)) is not None
     ]
+    coreless = _coreless(components, labels, [box for box, _ in detections], minimum_core_share)
+    left_out = coreless[components]
+    components = _renumbered(components, ~coreless)
+    labels[left_out] = 0
+    extents = [VoxelBox.around(components == n) for n in range(1, int(components.max()) + 1)]
     owners = [_owner(components == n, extent, detections) for n, extent in enumerate(extents, start=1)]
     lesions: list[Lesion] = []
     for index, (box, score) in enumerate(detections):
@@ -112,7 +123,8 @@ def find_lesions(
         lesions.append(_lesion_of_region(region, labels, grid, score, "region", plane))
     lesions.sort(key=lambda lesion: -lesion.score)
     numbered = tuple(replace(each, id=n) for n, each in enumerate(lesions, start=1))
-    return LesionSet(labels, numbered, _disagreements(numbered) if detects else _undetected(numbered))
+    notices = _disagreements(numbered) if detects else _undetected(numbered)
+    return LesionSet(labels, numbered, (*notices, *_left_out(left_out, grid)))
 
 
 def _undetected(lesions: Sequence[Lesion]) -> tuple[Notice, ...]:
@@ -135,6 +147,21 @@ def _disagreements(lesions: Sequence[Lesion]) -> tuple[Notice, ...]:
             Notice("box-without-region", f"Boxed, but without segmented tumour: lesion {named}; look there.")
         )
     return tuple(notices)
+
+
+def _left_out(left_out: npt.NDArray[np.bool_], grid: Grid) -> tuple[Notice, ...]:
+    """One notice where brightness was not called tumour, with its volume and where to look."""
+    volume = float(left_out.sum()) * grid.voxel_volume_ml
+    if volume < WORTH_TELLING_ML:
+        return ()
+    numbers, count = ndimage.label(left_out, structure=_EVERYWHERE)
+    largest = 1 + int(np.argmax(np.bincount(numbers.ravel(), minlength=count + 1)[1:]))
+    x, y, z = VoxelBox.around(numbers == largest).to_world(grid).center
+    text = (
+        f"{volume:.1f} ml apart from the tumour look like faint oedema without any core and were left out; "
+        f"the largest part lies round R {x:.0f}, A {y:.0f}, S {z:.0f} mm."
+    )
+    return (Notice("brightness-left-out", text),)
 
 
 def label_map(regions: npt.NDArray[np.floating[Any]], thresholds: Sequence[float]) -> npt.NDArray[np.uint8]:
@@ -162,11 +189,35 @@ def tumour_components(tumour: npt.NDArray[np.bool_], grid: Grid, minimum_ml: flo
     near = ndimage.distance_transform_edt(~mask, sampling=grid.spacing) < MERGE_MM / 2
     numbers, _ = ndimage.label(near | mask, structure=_EVERYWHERE)
     numbers *= mask
-    kept = np.bincount(numbers.ravel()) * grid.voxel_volume_ml >= minimum_ml
-    kept[0] = False
-    renumbered = np.where(kept, np.cumsum(kept), 0).astype(np.int32)
-    result[where] = renumbered[numbers]
+    result[where] = _renumbered(numbers, np.bincount(numbers.ravel()) * grid.voxel_volume_ml >= minimum_ml)
     return result
+
+
+def _renumbered(numbers: npt.NDArray[np.int32], kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+    """Components numbered from 1 without gaps, those that are not kept 0."""
+    kept = kept.copy()
+    kept[0] = False
+    renumbered: npt.NDArray[np.int32] = np.where(kept, np.cumsum(kept), 0).astype(np.int32)[numbers]
+    return renumbered
+
+
+def _coreless(
+    components: npt.NDArray[np.int32], labels: npt.NDArray[np.uint8], boxes: Sequence[VoxelBox], minimum_share: float
+) -> npt.NDArray[np.bool_]:
+    """Which component numbers have less than a share of core and no box about them; never that with most core."""
+    voxels = np.bincount(components.ravel())
+    is_core = (labels == NECROTIC_CORE) | (labels == ENHANCING)
+    core = np.bincount(components[is_core], minlength=len(voxels))
+    coreless = (core < minimum_share * voxels) & (core < core[1:].max(initial=0))
+    coreless[0] = False
+    if not coreless.any():
+        return coreless
+    extents = {n: VoxelBox.around(components == n) for n in range(1, len(voxels))}
+    for box in boxes:
+        about = max(extents, key=lambda n: extents[n].iou(box))
+        if extents[about].iou(box) >= ENOUGH_IOU:
+            coreless[about] = False
+    return coreless
 
 
 def _owner(region: npt.NDArray[np.bool_], extent: VoxelBox, detections: Sequence[tuple[VoxelBox, float]]) -> int | None:

@@ -36,6 +36,7 @@ class InferenceSettings:
         nms_iou: overlap above which the weaker of two boxes is dropped.
         max_detections: boxes kept a study.
         minimum_lesion_ml: whole-tumour volume below which a region is taken for noise.
+        minimum_core_share: share of core below which brightness apart from the tumour is left out, 0 for never.
         grading_crop: side of the cube round the largest tumour that is graded, in working voxels; that of training.
         mirrored: segment the mirror image as well and take the mean of both, at about twice the time.
 
@@ -61,6 +62,7 @@ class InferenceSettings:
     nms_iou: float = 0.22
     max_detections: int = 10
     minimum_lesion_ml: float = 0.1
+    minimum_core_share: float = 0.0
     grading_crop: int = 96
     mirrored: bool = False
 
@@ -82,6 +84,7 @@ class InferenceSettings:
             "nms_iou": 0 <= self.nms_iou <= 1,
             "max_detections": self.max_detections >= 1,
             "minimum_lesion_ml": self.minimum_lesion_ml >= 0,
+            "minimum_core_share": 0 <= self.minimum_core_share <= 1,
             "grading_crop": self.grading_crop >= GRANULE and self.grading_crop % GRANULE == 0,
         }
         for name, holds in checks.items():

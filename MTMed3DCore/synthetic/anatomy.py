@@ -230,6 +230,6 @@ def _wide_sinuses(lattice: Lattice, head: Head) -> torch.Tensor:
     beside = torch.sqrt(x**2 + (head.hull - 1) ** 2)
     sagittal = torch.sigmoid((random.uniform(3.0, 6.5) - beside) / 0.8) * (z > -22) * (head.cerebellum < 6)
     along = torch.sqrt((head.cerebellum - random.uniform(-2, 2)) ** 2 + (head.hull - 2) ** 2)
-    wider_right = random.uniform(1.0, 5.0) + random.uniform(-1.5, 1.5) * torch.tanh(x / 10)  # seldom alike
-    transverse = torch.sigmoid((wider_right - along) / 0.8) * (y > 10) * (z < 0)
+    width = random.uniform(1.0, 5.0) + random.uniform(-1.5, 1.5) * torch.tanh(x / 10)  # seldom alike
+    transverse = torch.sigmoid((width - along) / 0.8) * (y > 10) * (z < 0)
     return torch.maximum(sagittal, transverse)

@@ -162,7 +162,7 @@ def coil_sensitivity(random: Random, head: Head) -> torch.Tensor:
     power = torch.zeros_like(head.hull)
     for _ in range(random.integer(6, 14)):
         around, up = random.uniform(0, 2 * math.pi), random.uniform(-0.5, 1.0)
-        level = math.sqrt(1 - min(1.0, abs(up)) ** 2)
+        level = math.sqrt(1 - up**2)
         place = (105 * level * math.cos(around), 120 * level * math.sin(around), 115 * up)
         gain = math.exp(0.4 * random.normal())
         squares = [(c - p - o) ** 2 for c, p, o in zip(head.coordinates, place, offset, strict=True)]
@@ -179,7 +179,7 @@ def _scan(lattice: Lattice, family: Family, image: torch.Tensor, received: torch
         axis = 2 if random.chance(0.7) else random.integer(0, 1)
         spread[axis] = random.within(family.slice_blur_mm) / spacing
     image = blur(image, spread).clamp(min=0.01) ** math.exp(family.curve * random.normal())
-    image = image * torch.exp(random.within(family.bias) * lattice.noise(random.uniform(35, 60)))
+    image = image * torch.exp(random.within(family.bias) * lattice.noise(random.within(family.bias_mm)))
     if received is not None:
         image = image * received ** random.within(family.coil)
     grain = random.white(lattice.shape)

@@ -35,6 +35,7 @@ class Family:
         atrophy: 0 narrow to 1 wide sulci.
         ventricles: scale of the ventricles.
         bias: log amplitude of slow shading, of no place in particular.
+        bias_mm: correlation length of that shading.
         coil: how much of the receive coils' own shading, bright near them, is left: 0 none, 1 all.
         wide_sinuses: share of studies whose venous sinuses are wide, the transverse ones among them.
         noise: standard deviation of the noise.
@@ -69,6 +70,7 @@ class Family:
     atrophy: Range = (0.0, 1.0)
     ventricles: Range = (0.55, 1.7)
     bias: Range = (0.0, 0.16)
+    bias_mm: Range = (35.0, 60.0)
     coil: Range = (0.0, 0.0)
     wide_sinuses: float = 0.0
     noise: Range = (0.002, 0.022)
@@ -99,7 +101,8 @@ FAMILIES = {
         bright_cortex_flair=(0.05, 0.32),
         fluid_flair=(0.02, 0.44),
         curve=0.18,
-        bias=(0.0, 0.20),
+        bias=(0.0, 0.25),
+        bias_mm=(16.0, 60.0),
         coil=(0.0, 0.4),
         wide_sinuses=0.5,
         noise=(0.002, 0.03),
@@ -126,6 +129,7 @@ FAMILIES = {
         curve=0.20,
         ventricles=(0.8, 2.0),
         bias=(0.05, 0.20),
+        bias_mm=(22.0, 50.0),
         coil=(0.1, 0.4),
         wide_sinuses=0.7,
         noise=(0.01, 0.03),

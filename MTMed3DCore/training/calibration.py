@@ -132,6 +132,7 @@ def judged_lesions(settings: InferenceSettings, outcome: Outcome) -> list[tuple[
         grid,
         region_thresholds=settings.region_thresholds,
         minimum_lesion_ml=settings.minimum_lesion_ml,
+        minimum_core_share=settings.minimum_core_share,
         score_threshold=settings.score_threshold,
         detects=outcome.raw.detects,
     ).lesions

@@ -134,6 +134,7 @@ class Session:
         try:
             self._latest = self._long.submit(self._run, job)
         except RuntimeError as error:  # no memory for the thread
+            job.stop.wish()  # it stays in the queue, and must not be done unheard by the next request's thread
             self._fail(request, error)
 
     def _run(self, job: _Job) -> None:

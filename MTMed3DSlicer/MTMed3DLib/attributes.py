@@ -5,6 +5,8 @@ from __future__ import annotations
 STUDY = "MTMed3D.Study"
 ROLE = "MTMed3D.Role"
 """Attributes of every node that is ours; a node without them is never touched."""
+RESULT = "findings.json"
+"""The file that makes a folder a result."""
 MASK = "brain mask"
 """What the user's brain mask is called beside the names of the four sequences."""
 STUDY_ATTRIBUTE = "MTMed3D.StudyName"

@@ -9,7 +9,7 @@ from typing import Any
 
 import ctk
 
-from MTMed3DLib.attributes import MASK
+from MTMed3DLib.attributes import MASK, RESULT
 from MTMed3DLib.brain import problem_of_mask
 from MTMed3DLib.inputs import same_volume
 from MTMed3DLib.memory import memory_of
@@ -20,8 +20,6 @@ COLORS = {"calm": "", "doubt": "#c8641e", "alarm": "#d03030"}
 BEFORE = "not analysed yet"
 UNKNOWN = "not recorded"
 REFERENCE = "t1ce"
-RESULT = "findings.json"
-"""What the folder of an earlier result holds."""
 
 
 class PrepareSection:

@@ -30,6 +30,7 @@ from MTMed3DLib.attributes import (
     PROBABILITY,
     PROPOSED,
     REJECTED,
+    RESULT,
     SCORE,
     SEGMENTATION,
     STATE,
@@ -201,7 +202,7 @@ class StudyScene:
         """
         from MTMed3DCore.exports.json_file import document_findings, document_grid, read_document
 
-        document = read_document(folder / "findings.json")
+        document = read_document(folder / RESULT)
         grid, own = document_grid(document), grid_of(t1ce)
         if not grid.same_as(own, tolerance_mm=float(own.spacing.min()) / 4):
             text = f"The result in {folder} lies on a grid of {grid.shape} voxels that is not that of {t1ce.GetName()}"

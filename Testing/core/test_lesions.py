@@ -42,10 +42,23 @@ def cube(low: int, side: int) -> tuple[slice, slice, slice]:
     return (slice(low, low + side),) * 3
 
 
-def lesions_of(regions: np.ndarray, boxes: list[list[float]], scores: list[float], minimum_ml: float = 0.1):
+def lesions_of(
+    regions: np.ndarray,
+    boxes: list[list[float]],
+    scores: list[float],
+    minimum_ml: float = 0.1,
+    minimum_core_share: float = 0.0,
+):
     detected = [VoxelBox.from_list(box) for box in boxes]
     return find_lesions(
-        regions, detected, scores, ISOTROPIC, region_thresholds=HALF, minimum_lesion_ml=minimum_ml, score_threshold=0.1
+        regions,
+        detected,
+        scores,
+        ISOTROPIC,
+        region_thresholds=HALF,
+        minimum_lesion_ml=minimum_ml,
+        minimum_core_share=minimum_core_share,
+        score_threshold=0.1,
     )
 
 
@@ -182,3 +195,47 @@ def test_one_notice_names_every_region_that_has_no_box() -> None:
     found = lesions_of(regions_of(cube(10, 16), cube(46, 10)), [], [])
     (notice,) = found.notices
     assert notice.text == "Segmented, but not found by the box detector: lesion 1 (4.1 ml), 2 (1.0 ml)."
+
+
+def test_brightness_apart_from_the_tumour_without_core_is_left_out_and_told() -> None:
+    regions = regions_of(cube(10, 16), cube(50, 12))
+    found = lesions_of(regions, [[9, 9, 9, 27, 27, 27]], [0.9], minimum_core_share=0.05)
+    assert [lesion.origin for lesion in found.lesions] == ["detection"]
+    assert not found.labels[50:62, 50:62, 50:62].any()
+    (notice,) = found.notices
+    assert notice.code == "brightness-left-out"
+    assert notice.text.startswith("1.7 ml apart from the tumour")
+    assert "round R -56, A -56, S 56 mm" in notice.text  # RAS mm of voxel 55.5 on a grid whose first two axes run back
+
+
+def test_brightness_that_a_box_is_about_stays_though_it_has_no_core() -> None:
+    boxes = [[9, 9, 9, 27, 27, 27], [49, 49, 49, 63, 63, 63]]
+    found = lesions_of(regions_of(cube(10, 16), cube(50, 12)), boxes, [0.9, 0.3], minimum_core_share=0.05)
+    assert [lesion.score for lesion in found.lesions] == [0.9, 0.3]
+    assert found.notices == ()
+
+
+def test_a_box_round_both_is_about_the_tumour_and_not_about_the_brightness_beside_it() -> None:
+    found = lesions_of(regions_of(cube(10, 16), cube(36, 10)), [[8, 8, 8, 38, 38, 38]], [0.6], minimum_core_share=0.05)
+    (lesion,) = found.lesions
+    assert voxel_box(lesion) == [10, 10, 10, 26, 26, 26]
+
+
+def test_a_share_of_core_beyond_the_least_keeps_a_second_tumour() -> None:
+    regions = regions_of(cube(10, 16), cube(50, 12))
+    regions[(0, *cube(53, 6))] = 0.9
+    found = lesions_of(regions, [], [], minimum_core_share=0.05)
+    assert len(found.lesions) == 2
+
+
+def test_a_tumour_without_any_core_is_kept_where_nothing_has_core() -> None:
+    regions = regions_of(cube(10, 16), cube(50, 12))
+    regions[[0, 2]] = 0.0
+    found = lesions_of(regions, [], [], minimum_core_share=0.3)
+    assert len(found.lesions) == 2
+
+
+def test_a_little_brightness_is_left_out_without_a_notice() -> None:
+    found = lesions_of(regions_of(cube(10, 16), cube(50, 9)), [[9, 9, 9, 27, 27, 27]], [0.9], minimum_core_share=0.05)
+    assert not found.labels[50:59, 50:59, 50:59].any()
+    assert found.notices == ()

@@ -8,9 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel
@@ -22,6 +24,7 @@ from MTMed3DCore import __version__, bundles
 from MTMed3DCore.inference.settings import InferenceSettings
 from MTMed3DCore.networks import build_network
 from MTMed3DCore.sequences import SEQUENCES
+from MTMed3DCore.worker.session import Session
 from MTMed3DLib.worker_client import DIED, WorkerClient
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,6 +108,27 @@ def test_the_process_and_its_network_stay_for_the_next_request_and_no_file_stays
     assert len(opened) == 1
     first, second, _ = (json.loads((tmp_path / n / "findings.json").read_text()) for n in names)
     assert first["volumes_ml"] == second["volumes_ml"]
+
+
+def test_a_request_for_which_no_thread_could_be_started_is_refused_and_never_done(monkeypatch):
+    sent: list[dict[str, Any]] = []
+    session = Session(SimpleNamespace(send=sent.append))  # type: ignore[arg-type]
+
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as short_of_memory:
+        short_of_memory.setattr(threading.Thread, "start", no_thread)
+        session.answer('{"id": "1", "command": "load", "model": "nobody-has-it"}')
+    assert [(event["id"], event["code"]) for event in sent] == [("1", "out-of-memory")]
+    session.answer('{"id": "2", "command": "load", "model": "nobody-has-it"}')
+    deadline = time.monotonic() + 60
+    while sent[-1]["event"] != "error" or len(sent) == 1:
+        assert time.monotonic() < deadline, sent
+        time.sleep(0.02)
+    session.close()
+    assert [(event["id"], event["code"]) for event in sent[1:] if event["event"] == "error"] == [("2", "model-unknown")]
+    assert {event["id"] for event in sent[1:]} == {"2"}
 
 
 def test_a_result_says_how_the_study_was_prepared(client, case, tmp_path):
