@@ -14,8 +14,8 @@ never seen a metastasis, a meningioma, an operated brain, a child or a haemorrha
 `python -m MTMed3DCore.training.starter` on `{device}` in `{precision}`; runs that go on from each other, with the
 first studies {seeds}. Patches of {patch} voxels, {wide_share:.0%} of them of {wide_patch}; Dice and focal loss for the
 regions, focal and smooth L1 over ATSS matches for the boxes, focal for the grade; tasks balanced by {balancing}; AdamW
-with warm-up and cosine; the exponential mean of the weights is kept. A run ends by the clock, so that the same seeds
-give a like model, not the same one.
+with warm-up and cosine; the exponential mean of the weights is kept. {mean}A run ends by the clock, so that the same
+seeds give a like model, not the same one.
 
 ## Measured on {count} synthetic studies of the family `held_out`, whose ranges are shifted against those of training
 
@@ -29,7 +29,8 @@ give a like model, not the same one.
 
 A voxel belongs to tumour core, whole tumour and enhancing tumour from the probabilities {region_thresholds}; a lesion
 is reported from {minimum_lesion_ml:g} ml and a box from score {score_threshold:g}{mirrored}: chosen on {calibration}
-other studies of that family.
+other studies of that family. Brightness apart from the tumour with a share of core below {minimum_core_share:g} is left
+out, and a notice tells of it; that share was set by hand after real studies had shown such brightness.
 
 Dice counts an empty region that is predicted empty as 1 and any other mismatch with an empty region as 0. On real
 studies expect less, above all for the core, the enhancing tumour and the grade.
@@ -43,3 +44,5 @@ as the only reader of anything, or as a reference for another method; nor after 
 or for anything but a glioma.
 """
 """Filled by `MTMed3DCore.training.starter.write_starter`."""
+MEAN = """These weights are the mean of what the runs were after {steps} steps in all. """
+"""Where the weights of several runs were averaged."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from MTMed3DCore.errors import InputRefused
-from MTMed3DCore.training.loop import SNAPSHOTS, StarterRun, train_starter
+from MTMed3DCore.training.loop import SNAPSHOTS, StarterRun, averaged, train_starter
 from MTMed3DCore.training.settings import StarterSettings
 
 SETTINGS = StarterSettings(
@@ -54,3 +56,24 @@ def test_every_step_is_in_the_history_with_its_loss(folder: Path) -> None:
 def test_a_folder_without_a_run_is_refused_by_the_name_of_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(InputRefused, match=r"settings\.json"):
         StarterRun.read(tmp_path)
+
+
+def test_an_average_of_runs_has_the_mean_of_their_weights_and_the_record_of_the_last() -> None:
+    weights = [{"weight": torch.tensor([1.0, 5.0 * n]), "count": torch.tensor(n)} for n in (1, 2, 6)]
+    runs = [StarterRun(SETTINGS, SHAPES, each, steps=n, minutes=n) for n, each in enumerate(weights, start=1)]
+    mean = averaged(runs)
+    assert torch.equal(mean.weights["weight"], torch.tensor([1.0, 15.0]))
+    assert (mean.weights["count"].item(), mean.steps, mean.minutes) == (6, 3, 3)
+
+
+def test_an_average_of_one_run_is_that_run(folder: Path) -> None:
+    run = StarterRun.read(folder)
+    mean = averaged([run])
+    assert all(torch.equal(tensor, mean.weights[name]) for name, tensor in run.weights.items())
+
+
+@pytest.mark.parametrize("unlike", [{"weights": {"weight": torch.zeros(3)}}, {"anchor_shapes": [[1.0, 1.0, 1.0]]}])
+def test_runs_of_other_networks_or_anchors_are_not_averaged(unlike: dict[str, Any]) -> None:
+    run = StarterRun(SETTINGS, SHAPES, {"weight": torch.zeros(2)}, steps=1, minutes=1.0)
+    with pytest.raises(InputRefused, match="Run 1 of 2 has another network or other anchors"):
+        averaged([replace(run, **unlike), run])
