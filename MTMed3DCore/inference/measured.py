@@ -29,8 +29,8 @@ TURNS = 3
 BF16_GAIN = 1.3
 """How many times quicker bf16 must be before exactness is given up for it."""
 VALUES_KEPT = 11.5
-"""Numbers in memory at the peak for each voxel and feature, beside the weights: the decoder at full resolution. Measured
-on a CPU with 12 and 48 features, windows of 96 and 128 voxels, in fp32 and bf16: 9.2 to 11.6."""
+"""Numbers in memory at the peak for each voxel and feature, beside the weights: the decoder at full resolution.
+Measured on a CPU with 12 and 48 features, windows of 96 and 128 voxels, in fp32 and bf16: 9.2 to 11.6."""
 
 LARGEST_BYTES = 2 * 2**30
 """That a window may take on a CPU, however much is free."""

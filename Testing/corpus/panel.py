@@ -43,7 +43,7 @@ class Panel:
         from MTMed3DLib.scene import StudyScene
         from MTMed3DLib.worker_client import WorkerClient
 
-        self._model = model
+        self.model = model
         self.scene = standin.install().scene
         self._results: list[Path] = []
         worker = WorkerClient([sys.executable, "-m", "MTMed3DCore.worker"], {"PYTHONPATH": str(ROOT)})
@@ -64,7 +64,7 @@ class Panel:
         self._analysis = Analysis(self.scene, worker, take_inputs, study_scene)
 
     def __call__(self, given: Given) -> Got | str:
-        """Analyse a case, or say why it cannot come this way; the output of a result is gone afterwards."""
+        """Analyse a case, or say why it cannot come this way."""
         if given.place is not None:
             return "takes volumes of the scene"
         for name, reason in _NOT_HERE.items():
@@ -84,7 +84,7 @@ class Panel:
 
     def _analyse(self, nodes: dict[str, Any], given: Given, mask: Any) -> Got:
         analysis, self._got = self._analysis, None
-        model, device = given.options.get("model", str(self._model)), given.options.get("device", "cpu")
+        model, device = given.options.get("model", str(self.model)), given.options.get("device", "cpu")
         prior = Path(given.options["prior"]) if "prior" in given.options else None
         analysis.start(nodes, model=model, device=device, mask=mask, prior=prior)
         end = time.monotonic() + PATIENCE_S

@@ -39,7 +39,7 @@ ABOUT_INPUT = (
 Labels = npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Got:
     """What came out.
 
@@ -48,14 +48,14 @@ class Got:
         codes: of the refusal, or of every warning about the input.
         text: of the refusal or warnings.
         remedy: of the refusal.
-        output: folder of the result.
+        labels: of the result, as `canonical_labels` reads them.
     """
 
     kind: str
     codes: tuple[str, ...] = ()
     text: str = ""
     remedy: str = ""
-    output: Path | None = None
+    labels: Labels | None = None
 
     def __str__(self) -> str:
         return " ".join((self.kind, *self.codes))
@@ -152,7 +152,7 @@ def analysed(output: Path) -> Got:
     document = json.loads((output / "findings.json").read_text(encoding="utf-8"))
     warnings = [each for each in document["warnings"] if each["code"] in ABOUT_INPUT]
     codes = tuple(dict.fromkeys(each["code"] for each in warnings))
-    return Got("analysed", codes, " ".join(each["text"] for each in warnings), output=output)
+    return Got("analysed", codes, " ".join(each["text"] for each in warnings), labels=canonical_labels(output))
 
 
 def faults(expected: Expected, got: Got, plain: Labels) -> list[str]:
@@ -167,8 +167,9 @@ def faults(expected: Expected, got: Got, plain: Labels) -> list[str]:
         found.append(f"{expected.names!r} is not named in {got.text!r}")
     if got.kind == "refused" and not got.remedy:
         found.append("there is no remedy")
-    if got.output is not None and expected.same:
-        share = float((canonical_labels(got.output) == plain).mean())
+    if got.labels is not None and expected.same:
+        same_grid = got.labels.shape == plain.shape
+        share = float((got.labels == plain).mean()) if same_grid else 0.0
         if share < 1:
             found.append(f"only {share:.2%} of the voxels are labelled as in the plain study")
     return found
