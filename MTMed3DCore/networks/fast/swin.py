@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
-from torch.nn.functional import layer_norm, scaled_dot_product_attention
+from torch.nn.functional import embedding, layer_norm, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from MTMed3DCore.networks.fast.token_order import TokenOrder, token_order
@@ -119,4 +119,5 @@ def _make_biases(attention: Any, order: TokenOrder, dtype: torch.dtype) -> _Bias
 def _relative(attention: Any, places: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     """Position biases (H, N, M) of places of a window towards others."""
     index = attention.relative_position_index.to(places.device)[places[:, None], others[None]]
-    return attention.relative_position_bias_table[index].permute(2, 0, 1)
+    # Not table[index]: the threads of its backward pass add in any order, and a resumed run would differ in last bits.
+    return embedding(index, attention.relative_position_bias_table).permute(2, 0, 1)

@@ -1,6 +1,7 @@
 """How the losses of several tasks are weighed against each other."""
 
-from MTMed3DCore.training.balancing.balancer import BALANCERS, Balancer, make_balancer, task_gradients
+from MTMed3DCore.training.balancing.balancer import Balancer, task_gradients
+from MTMed3DCore.training.balancing.choice import BALANCERS, make_balancer
 from MTMed3DCore.training.balancing.fixed import FixedWeights
 from MTMed3DCore.training.balancing.gradnorm import GradNorm
 from MTMed3DCore.training.balancing.mgda import MGDA, min_norm_weights

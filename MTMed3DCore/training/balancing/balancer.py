@@ -1,4 +1,4 @@
-"""What all ways of weighing have in common, and their names."""
+"""What all ways of weighing have in common."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from typing import Any, Protocol
 
 import torch
 
-from MTMed3DCore.errors import WrongUse
-
 Losses = Mapping[str, torch.Tensor]
 Gradients = Mapping[str, torch.Tensor]
 """Gradient of each task's loss on the shared parameters, flat; the mean over a whole batch, never over a part of it."""
-BALANCERS = ("gradnorm", "mgda", "uncertainty", "fixed")
 
 
 class Balancer(Protocol):
@@ -69,28 +66,3 @@ def task_gradients(losses: Losses, shared: Sequence[torch.Tensor]) -> dict[str, 
         parts = [torch.zeros_like(p) if g is None else g for g, p in zip(found, shared, strict=True)]
         flat[task] = torch.cat([part.flatten().float() for part in parts])
     return flat
-
-
-def make_balancer(name: str, tasks: Sequence[str], fixed: Mapping[str, float] | None = None) -> Balancer:
-    """The way of weighing of a name.
-
-    Args:
-        name: one of `BALANCERS`.
-        tasks: of the network.
-        fixed: weight by task for ``fixed``; 1 for a task that it does not name.
-
-    Raises:
-        WrongUse: ``balancing-unknown``.
-    """
-    from MTMed3DCore.training.balancing.fixed import FixedWeights
-    from MTMed3DCore.training.balancing.gradnorm import GradNorm
-    from MTMed3DCore.training.balancing.mgda import MGDA
-    from MTMed3DCore.training.balancing.uncertainty import UncertaintyWeights
-
-    if name not in BALANCERS:
-        text = f"There is no way of balancing {name!r}."
-        raise WrongUse("balancing-unknown", text, f"Use one of {', '.join(BALANCERS)}.")
-    if name == "fixed" or len(tasks) == 1:
-        return FixedWeights(tasks, fixed or {})
-    made: Balancer = {"gradnorm": GradNorm, "mgda": MGDA, "uncertainty": UncertaintyWeights}[name](tasks)
-    return made
