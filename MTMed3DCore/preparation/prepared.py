@@ -127,6 +127,7 @@ def prepare(
         else:
             values = resample_rigid(volume, matrices[name], grid)
             notices.extend(_uncovered(name, volume, matrices[name], grid, brain))
+        notices.extend(_cut_short(name, values, brain))
         image[index] = np.where(brain, values, 0.0)
     if normalisation is not None:
         progress("prepare", 0.95, "Normalising intensities")
@@ -245,4 +246,17 @@ def _uncovered(name: str, volume: Volume, matrix: Any, grid: Grid, brain: npt.ND
     if covered >= ENOUGH_COVERED:
         return []
     text = f"The {name} shows only {covered:.0%} of the brain; beyond it, its outermost values were repeated."
+    return [Notice("brain-not-covered", text)]
+
+
+def _cut_short(name: str, values: npt.NDArray[np.floating[Any]], brain: npt.NDArray[np.bool_]) -> list[Notice]:
+    """A notice where whole planes of the brain are nothing but zeros, as readers leave them that fill up a cut file."""
+    shown = brain & (values != 0)
+    empty = 0.0
+    for axes in ((1, 2), (0, 2), (0, 1)):
+        voxels = brain.sum(axis=axes)
+        empty = max(empty, float(voxels[~shown.any(axis=axes)].sum() / voxels.sum()))
+    if empty <= 1 - ENOUGH_COVERED:
+        return []
+    text = f"The {name} is empty in {empty:.0%} of the brain, as if its file had been cut short; load it anew."
     return [Notice("brain-not-covered", text)]

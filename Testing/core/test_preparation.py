@@ -174,6 +174,26 @@ def test_a_study_with_noise_round_the_head_is_analysed_with_a_notice() -> None:
     assert 2 * (brain & truth).sum() / (brain.sum() + truth.sum()) > 0.98
 
 
+@pytest.mark.parametrize(("axis", "name"), [(0, "t1"), (1, "t2"), (2, "flair")])
+def test_a_sequence_that_a_reader_filled_up_with_zeros_is_told_with_its_share(axis: int, name: str) -> None:
+    study = stripped_study(oblique_grid())
+    array = study.sequences[name].array.copy()
+    array.swapaxes(0, axis)[array.shape[axis] // 2 :] = 0
+    study.sequences[name].array = array
+    (notice,) = [each for each in prepare(study, spacing_mm=2.0).warnings if each.code == "brain-not-covered"]
+    assert notice.text.startswith(f"The {name} is empty in ")
+    assert 30 <= int(notice.text.split("%")[0].rsplit(" ", 1)[1]) <= 60
+
+
+def test_dark_fluid_that_is_exactly_zero_is_not_taken_for_a_file_cut_short() -> None:
+    grid = oblique_grid()
+    study = stripped_study(grid)
+    array = study.sequences["flair"].array.copy()
+    array[ellipsoid(grid, 9.0)] = 0
+    study.sequences["flair"].array = array
+    assert prepare(study, spacing_mm=2.0).warnings == ()
+
+
 def test_a_head_with_zeroed_air_is_not_taken_for_a_brain() -> None:
     grid = Grid((60, 60, 60), np.diag([4.0, 4.0, 4.0, 1.0]))
     arrays = {name: volume.array for name, volume in stripped_study(grid, 100.0).sequences.items()}
