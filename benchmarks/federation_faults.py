@@ -62,10 +62,10 @@ def make_lists(folder: Path) -> None:
 
 def processes_of(pid: int) -> list[int]:
     """A process and those that it started, and they."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return []
+    children = []
+    for thread in Path(f"/proc/{pid}/task").glob("*/children"):  # a process belongs to the thread that started it
+        with suppress(OSError):
+            children += thread.read_text().split()
     return [pid, *(found for child in map(int, children) for found in processes_of(child))]
 
 
