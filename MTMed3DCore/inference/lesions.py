@@ -102,11 +102,16 @@ def find_lesions(
         for box, score in zip(boxes, scores, strict=True)
         if score >= score_threshold and (inside := _clipped(box, grid)) is not None
     ]
-    coreless = _coreless(components, labels, [box for box, _ in detections], minimum_core_share)
-    left_out = coreless[components]
-    components = _renumbered(components, ~coreless)
-    labels[left_out] = 0
     extents = [VoxelBox.around(components == n) for n in range(1, int(components.max()) + 1)]
+    notices: list[Notice] = []
+    coreless = _coreless(components, labels, minimum_core_share)
+    if coreless.any():
+        _clear_boxed(coreless, extents, [box for box, _ in detections])
+        left_out = coreless[components]
+        labels[left_out] = 0
+        components = _renumbered(components, ~coreless)
+        extents = [extent for extent, dropped in zip(extents, coreless[1:], strict=True) if not dropped]
+        notices.extend(_left_out(left_out, grid))
     owners = [_owner(components == n, extent, detections) for n, extent in enumerate(extents, start=1)]
     lesions: list[Lesion] = []
     for index, (box, score) in enumerate(detections):
@@ -123,8 +128,8 @@ def find_lesions(
         lesions.append(_lesion_of_region(region, labels, grid, score, "region", plane))
     lesions.sort(key=lambda lesion: -lesion.score)
     numbered = tuple(replace(each, id=n) for n, each in enumerate(lesions, start=1))
-    notices = _disagreements(numbered) if detects else _undetected(numbered)
-    return LesionSet(labels, numbered, (*notices, *_left_out(left_out, grid)))
+    told = _disagreements(numbered) if detects else _undetected(numbered)
+    return LesionSet(labels, numbered, (*told, *notices))
 
 
 def _undetected(lesions: Sequence[Lesion]) -> tuple[Notice, ...]:
@@ -202,22 +207,26 @@ def _renumbered(numbers: npt.NDArray[np.int32], kept: npt.NDArray[np.bool_]) -> 
 
 
 def _coreless(
-    components: npt.NDArray[np.int32], labels: npt.NDArray[np.uint8], boxes: Sequence[VoxelBox], minimum_share: float
+    components: npt.NDArray[np.int32], labels: npt.NDArray[np.uint8], minimum_share: float
 ) -> npt.NDArray[np.bool_]:
-    """Which component numbers have less than a share of core and no box about them; never that with most core."""
+    """Which component numbers have less than a share of core; never that with most core."""
+    if minimum_share == 0:
+        return np.zeros(int(components.max()) + 1, dtype=bool)
     voxels = np.bincount(components.ravel())
     is_core = (labels == NECROTIC_CORE) | (labels == ENHANCING)
     core = np.bincount(components[is_core], minlength=len(voxels))
-    coreless = (core < minimum_share * voxels) & (core < core[1:].max(initial=0))
+    coreless: npt.NDArray[np.bool_] = (core < minimum_share * voxels) & (core < core[1:].max(initial=0))
     coreless[0] = False
-    if not coreless.any():
-        return coreless
-    extents = {n: VoxelBox.around(components == n) for n in range(1, len(voxels))}
-    for box in boxes:
-        about = max(extents, key=lambda n: extents[n].iou(box))
-        if extents[about].iou(box) >= ENOUGH_IOU:
-            coreless[about] = False
     return coreless
+
+
+def _clear_boxed(coreless: npt.NDArray[np.bool_], extents: Sequence[VoxelBox], boxes: Sequence[VoxelBox]) -> None:
+    """Take the components that a box is about out of the coreless ones."""
+    for box in boxes:
+        overlaps = [extent.iou(box) for extent in extents]
+        about = int(np.argmax(overlaps))
+        if overlaps[about] >= ENOUGH_IOU:
+            coreless[about + 1] = False
 
 
 def _owner(region: npt.NDArray[np.bool_], extent: VoxelBox, detections: Sequence[tuple[VoxelBox, float]]) -> int | None:

@@ -193,8 +193,9 @@ def main() -> None:
             tasks=tuple(options.tasks),
         )
         train_starter(training, options.run, StarterRun.read(options.earlier) if options.earlier else None)
-    runs = [StarterRun.read(folder) for folder in (*options.average, options.run)]
-    if not options.average:
+    if options.average:
+        runs = [StarterRun.read(folder) for folder in (*options.average, options.run)]
+    else:
         runs = [best_snapshot(options.run, options.device)]
     bundle = write_starter(runs, options.bundle, options.version, options.device)
     print((bundle.folder / "docs" / "README.md").read_text())

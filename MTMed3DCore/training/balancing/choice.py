@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from MTMed3DCore.errors import WrongUse
 from MTMed3DCore.training.balancing.balancer import Balancer
@@ -11,7 +12,8 @@ from MTMed3DCore.training.balancing.gradnorm import GradNorm
 from MTMed3DCore.training.balancing.mgda import MGDA
 from MTMed3DCore.training.balancing.uncertainty import UncertaintyWeights
 
-BALANCERS = ("gradnorm", "mgda", "uncertainty", "fixed")
+_MOVING: dict[str, type[Any]] = {"gradnorm": GradNorm, "mgda": MGDA, "uncertainty": UncertaintyWeights}
+BALANCERS = (*_MOVING, "fixed")
 
 
 def make_balancer(name: str, tasks: Sequence[str], fixed: Mapping[str, float] | None = None) -> Balancer:
@@ -30,5 +32,5 @@ def make_balancer(name: str, tasks: Sequence[str], fixed: Mapping[str, float] | 
         raise WrongUse("balancing-unknown", text, f"Use one of {', '.join(BALANCERS)}.")
     if name == "fixed" or len(tasks) == 1:
         return FixedWeights(tasks, fixed or {})
-    made: Balancer = {"gradnorm": GradNorm, "mgda": MGDA, "uncertainty": UncertaintyWeights}[name](tasks)
+    made: Balancer = _MOVING[name](tasks)
     return made
