@@ -1,6 +1,6 @@
 """Analyse whole studies as a user would, each in a process of its own, and set the results beside the truth.
 
-    python benchmarks/cases.py FOLDER [FOLDER ...] -o OUT [--model starter] [--card]
+    python benchmarks/cases.py FOLDER [FOLDER ...] -o OUT [--model starter] [--card] [--quick]
 
 A FOLDER holds the four sequences and, where the truth is known, ``seg.nii.gz`` or ``seg.mha``. Writes ``cases.json``
 and ``cases.md`` with Dice, box IoU, grade, time and peak memory, beside a baseline without learning; with ``--card``
@@ -41,10 +41,10 @@ SMALLEST_ML, BOXED_IOU = 1.0, 0.5
 TRUTH_NAMES = ("seg.nii.gz", "seg.mha", "machine_fusion.nii.gz")
 
 
-def analyse_in_child(case: Path, output: Path, model: str) -> tuple[float, float]:
+def analyse_in_child(case: Path, output: Path, options: list[str]) -> tuple[float, float]:
     """Run ``mtmed3d analyze`` on one study; seconds of wall clock and peak resident MiB."""
     start = time.monotonic()
-    command = [sys.executable, "-m", "MTMed3DCore", "analyze", str(case), "-o", str(output), "--model", model]
+    command = [sys.executable, "-m", "MTMed3DCore", "analyze", str(case), "-o", str(output), *options]
     child = os.posix_spawn(sys.executable, [*command, "--overwrite", "--quiet"], os.environ)
     _, status, usage = os.wait4(child, 0)
     if status:
@@ -60,9 +60,9 @@ def compare(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     return row
 
 
-def measure(case: Path, output: Path, model: str) -> dict[str, Any]:
-    """Everything about one study."""
-    seconds, memory = analyse_in_child(case, output, model)
+def measure(case: Path, output: Path, options: list[str]) -> dict[str, Any]:
+    """Everything about one study, analysed with some of the command's options."""
+    seconds, memory = analyse_in_child(case, output, options)
     findings = json.loads((output / "findings.json").read_text())
     found = np.asarray(nibabel.load(output / "segmentation.nii.gz").dataobj).astype(np.uint8)
     row: dict[str, Any] = {
@@ -134,10 +134,12 @@ def main() -> None:
     parser.add_argument("cases", nargs="+", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--model", default="starter")
+    parser.add_argument("--quick", action="store_true", help="analyse in the quick mode")
     parser.add_argument("--card", action="store_true", help="put the table into the model card of the bundle --model")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    rows = [measure(case, options.output / case.name, options.model) for case in options.cases]
+    how = ["--model", options.model, *(["--quick"] if options.quick else [])]
+    rows = [measure(case, options.output / case.name, how) for case in options.cases]
     (options.output / "cases.json").write_text(json.dumps(rows, indent=1))
     (options.output / "cases.md").write_text(table(rows))
     print(table(rows))

@@ -165,11 +165,11 @@ def against_fp32(rows: list[dict[str, Any]]) -> None:
 
 def predicted_and_measured(features: int, precision: str, device: torch.device) -> list[dict[str, Any]]:
     """Ten shapes of windows: the seconds that the cost model predicts from two, and those that they take."""
-    from speed_side import networks
+    from speed_side import network_of
 
     from MTMed3DCore.inference.measured import window_cost, window_seconds
 
-    network = networks(features, device)["ours"]
+    network = network_of("ours", features, device)
     cost = window_cost(network, 4, device, precision)
     rows = []
     print(f"{'window':>12} {'predicted s':>12} {'measured s':>11} {'error':>6}")
@@ -215,6 +215,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=96, help="of a window in voxels")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--study", type=Path, help="folder of a study, measured end to end as well")
+    parser.add_argument("--weights", help="bundle whose function networks of any size get; random weights without it")
     parser.add_argument("--study-repeats", type=int, default=2)
     parser.add_argument("--spacing", type=float, default=1.0, help="working spacing of the study in mm")
     parser.add_argument("--mode", default="exact", choices=("exact", "quick"), help="of our side, for the study")
@@ -235,6 +236,7 @@ def main() -> None:
             for precision in options.precisions:
                 setting = {"features": size, "side": side, "precision": precision, "device": options.device}
                 setting |= {"study": None, "spacing_mm": options.spacing, "mode": options.mode}
+                setting["weights"] = options.weights
                 rows += compare(setting, tuple(options.parts), repeats)
                 if options.study is not None:
                     rows += compare(setting | {"study": str(options.study)}, (STUDY,), options.study_repeats)

@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
 from torch.utils.flop_counter import FlopCounterMode
+from widening import widened
 
-from MTMed3DCore.allocator import keep_freed_memory
+from MTMed3DCore.allocator import give_back_freed_memory, keep_freed_memory
+from MTMed3DCore.bundles import find_bundle
 from MTMed3DCore.inference import InferenceSettings
-from MTMed3DCore.inference.measured import memory_at_hand, window_cost
-from MTMed3DCore.inference.tiling import quickest_sides
+from MTMed3DCore.inference.measured import fits_whole, focus_sides
 from MTMed3DCore.inference.windows import run_network
 from MTMed3DCore.networks import MultiTaskNetwork, build_network
 from MTMed3DCore.preparation import PreparedStudy, prepare
@@ -32,19 +34,28 @@ OVERLAP = 0.25
 ANCHORS = [[12.0, 12.0, 12.0]]
 
 
-def networks(features: int, device: torch.device) -> dict[str, MultiTaskNetwork]:
-    """The same random network twice: MONAI's forward with its defaults, and ours."""
+def network_of(name: str, features: int, device: torch.device, weights: str | None = None) -> MultiTaskNetwork:
+    """The network of a side: as MONAI's forward with its defaults, or as ours.
+
+    Args:
+        name: one of `SIDES`.
+        features: of the network.
+        device: to compute on.
+        weights: name or folder of a bundle whose function the network gets, however many features it has; the same
+            random weights for both sides where there is none.
+    """
     torch.manual_seed(0)
-    plain = build_network("mtmed3d", features, num_anchors=1).eval()
-    for module in plain.modules():
+    made = widened(find_bundle(weights).load("cpu"), features) if weights else build_network("mtmed3d", features)
+    network = made.to(device).eval()
+    if name == "ours":
+        network.multiply_out()
+        return network
+    for module in network.modules():
         if hasattr(module, "use_flash_attention"):
             module.use_flash_attention = False
-    ours = build_network("mtmed3d", features, num_anchors=1).eval()
-    ours.load_state_dict(plain.state_dict())
     # The class's `encode` is ours; the plain side asks MONAI's encoder itself.
-    plain.encode = lambda x: plain.encoder(x)  # type: ignore[method-assign]
-    ours.to(device).multiply_out()
-    return {"plain": plain.to(device), "ours": ours}
+    network.encode = lambda x: network.encoder(x)  # type: ignore[method-assign]
+    return network
 
 
 def parts_of(network: MultiTaskNetwork, features: int, side: int) -> dict[str, Callable[[], list[torch.Tensor]]]:
@@ -80,7 +91,7 @@ def _there(output: torch.Tensor | None) -> torch.Tensor:
 
 def count_flops(features: int, side: int, part: str) -> int:
     """Operations of the plain form of a part, a multiply and an add being two, by PyTorch's counter."""
-    network = networks(features, torch.device("meta"))["plain"]
+    network = network_of("plain", features, torch.device("meta"))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         parts_of(network, features, side)[part]()
     return counter.get_total_flops()
@@ -113,48 +124,42 @@ def plain_study(network: MultiTaskNetwork, volume: torch.Tensor, side: int, devi
 
 
 def study_call(name: str, network: MultiTaskNetwork, setting: dict[str, Any]) -> Callable[[], list[torch.Tensor]]:
-    """From the prepared volume to the regions on the box of the brain, as logits or what has their sign."""
-    side, device = setting["side"], torch.device(setting["device"])
+    """From the prepared volume to the regions on the box of the brain, as probabilities above their thresholds."""
+    side, device, precision = setting["side"], torch.device(setting["device"]), setting["precision"]
+    weights = setting["weights"]
+    settings = (
+        find_bundle(weights).settings if weights else InferenceSettings(anchor_shapes=network.num_anchors * ANCHORS)
+    )
+    settings = replace(settings, spacing_mm=setting["spacing_mm"], window=side, grading_crop=side)
+    levels = torch.tensor(settings.region_thresholds).view(3, 1, 1, 1)
     study = Study.read(Path(setting["study"]))
     prepared = prepare(study, spacing_mm=setting["spacing_mm"], normalisation="zscore_brain")
+    brain = torch.from_numpy(prepared.brain)
+
+    def above(probabilities: torch.Tensor) -> list[torch.Tensor]:
+        return [torch.where(brain, probabilities - levels, torch.tensor(-1.0))[None]]
+
     if name == "plain":
         volume, first = whole_volume(study, setting["spacing_mm"], prepared)
         box = tuple(slice(f, f + n) for f, n in zip(first, prepared.grid.shape, strict=True))
-        brain = torch.from_numpy(prepared.brain)
-
-        def by_monai() -> list[torch.Tensor]:
-            logits = plain_study(network, volume, side, device).float()[(..., *box)]
-            return [torch.where(brain, logits, torch.tensor(-1.0))]
-
-        return by_monai
-    settings = InferenceSettings(
-        spacing_mm=setting["spacing_mm"], window=side, anchor_shapes=ANCHORS, grading_crop=side
-    )
-    quick = setting["mode"] == "quick"
-    window = None
-    if quick:
-        cost = window_cost(network, 4, device, setting["precision"])
-        window = quickest_sides(prepared.grid.shape, side, cost, memory_at_hand(device))
-
-    def by_us() -> list[torch.Tensor]:
-        raw = run_network(network, prepared, settings, device, setting["precision"], window=window, glance=quick)
-        inside = raw.regions * prepared.brain
-        levels = np.reshape(settings.region_thresholds, (3, 1, 1, 1))
-        return [torch.from_numpy(np.where(inside > 0, inside - levels, -1.0))[None]]
-
-    return by_us
+        return lambda: above(plain_study(network, volume, side, device).float().sigmoid()[(0, slice(None), *box)])
+    way: dict[str, Any] = {}
+    if setting["mode"] == "quick" and fits_whole(network, prepared.grid.shape, device, precision):
+        way["focus"] = focus_sides(network, 4, side, device, precision)
+    return lambda: above(torch.from_numpy(run_network(network, prepared, settings, device, precision, **way).regions))
 
 
 def main() -> None:
     """Serve requests until the input ends."""
     name, setting = sys.argv[1], json.loads(sys.argv[2])
     device = torch.device(setting["device"])
-    if name == "ours":
-        keep_freed_memory()
-    network = networks(setting["features"], device)[name]
+    network = network_of(name, setting["features"], device, setting["weights"])
     calls = parts_of(network, setting["features"], setting["side"])
     if setting["study"]:
         calls[STUDY] = study_call(name, network, setting)
+    if name == "ours":  # as an analysis does, once the study is prepared
+        give_back_freed_memory()
+        keep_freed_memory()
     for line in sys.stdin:
         request = json.loads(line)
         print(json.dumps(answer(calls[request["part"]], request["output"], setting, device)), flush=True)

@@ -21,6 +21,7 @@ from MTMed3DCore.findings import WHOLE_TUMOUR
 if TYPE_CHECKING:
     import torch
 
+    from MTMed3DCore.inference.focus import Sides
     from MTMed3DCore.inference.settings import InferenceSettings
     from MTMed3DCore.inference.tiling import Triple
     from MTMed3DCore.inference.windows import RawResult
@@ -86,6 +87,7 @@ def mirror_disagreement(
     *,
     window: Triple | None = None,
     batch: int = 1,
+    focus: Sides | None = None,
 ) -> float | None:
     """Segment the mirror image of a study, and compare its whole tumour with the plain one's.
 
@@ -97,7 +99,7 @@ def mirror_disagreement(
         prepared: the study.
         settings: the model's.
         raw: what the network said of the study.
-        device, precision, progress, window, batch: as for `MTMed3DCore.inference.windows.run_network`.
+        device, precision, progress, window, batch, focus: as for `MTMed3DCore.inference.windows.run_network`.
 
     Returns:
         1 - Dice; None where neither view shows tumour.
@@ -108,9 +110,8 @@ def mirror_disagreement(
     # The first axis of the working grid runs between the left and the right.
     mirrored = replace(prepared, image=prepared.image[:, ::-1].copy(), brain=prepared.brain[::-1].copy())
     plain = replace(settings, mirrored=False)
-    seen = run_network(
-        SegmentationOnly(network), mirrored, plain, device, precision, progress or silent, window=window, batch=batch
-    )
+    way: dict[str, Any] = {"window": window, "batch": batch, "focus": focus}
+    seen = run_network(SegmentationOnly(network), mirrored, plain, device, precision, progress or silent, **way)
     other = seen.regions[WHOLE_TUMOUR, ::-1]
     here = raw.regions[WHOLE_TUMOUR]
     if settings.mirrored:
@@ -125,6 +126,7 @@ class SegmentationOnly:
 
     def __init__(self, network: Any) -> None:
         self.encode, self.segment = network.encode, network.segment
+        self.level_strides = getattr(network, "level_strides", None)
 
     def detect(self, features: Any) -> None:
         """No boxes."""

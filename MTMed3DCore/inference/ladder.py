@@ -28,15 +28,17 @@ class Rung:
         window: sides of the windows; None for the model's.
         batch: windows at a time.
         notice: what the findings say if it came to this.
+        focused: the whole volume is encoded at once, and segmented only where something gives reason to.
     """
 
     device: torch.device
     window: Triple | None
     batch: int
     notice: Notice | None = None
+    focused: bool = False
 
 
-def ladder(device: torch.device, window: Triple, batch: int, may_leave: bool) -> list[Rung]:
+def ladder(device: torch.device, window: Triple, batch: int, may_leave: bool, focused: bool = False) -> list[Rung]:
     """Ways to run in the order in which they are tried.
 
     Results are gathered on the host in every case.
@@ -46,8 +48,12 @@ def ladder(device: torch.device, window: Triple, batch: int, may_leave: bool) ->
         window: sides of the windows, the first choice.
         batch: windows at a time, the first choice.
         may_leave: whether the CPU may take over from another device.
+        focused: the first choice.
     """
-    rungs = [Rung(device, window, batch)]
+    rungs = [Rung(device, window, batch, focused=focused)]
+    if focused:
+        text = f"The memory of {device} did not suffice for the whole brain at once; it was analysed window by window."
+        rungs.append(Rung(device, window, batch, Notice("memory-not-whole", text)))
     if batch > 1:
         text = f"The memory of {device} did not suffice for {batch} windows at a time; one at a time was used."
         rungs.append(Rung(device, window, 1, Notice("memory-one-window", text)))

@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from MTMed3DCore.inference.tiling import Triple, WindowCost
+from MTMed3DCore.inference.focus import Sides
+from MTMed3DCore.inference.tiling import Triple, WindowCost, fitting_sides, padded_extent, quickest_sides
 from MTMed3DCore.whole_file import write_whole
 
 CACHE_VARIABLE = "MTMED3D_CACHE"
@@ -32,7 +33,10 @@ VALUES_KEPT = 11.5
 """Numbers in memory at the peak for each voxel and feature, beside the weights: the decoder at full resolution.
 Measured on a CPU with 12 and 48 features, windows of 96 and 128 voxels, in fp32 and bf16: 9.2 to 11.6."""
 
-LARGEST_BYTES = 2 * 2**30
+VALUES_ENCODED = 1.1
+"""Likewise of the encoder, in one pass over a whole volume."""
+
+LARGEST_BYTES = 3 * 2**29
 """That a window may take on a CPU, however much is free."""
 
 _here: dict[str, dict[str, float]] = {}
@@ -92,9 +96,38 @@ def window_cost(network: Any, channels: int, device: torch.device, precision: st
         return {"fixed_s": max(0.0, short - small * voxel_s), "voxel_s": voxel_s}
 
     figures = remembered(_key("window", network, device, precision), measure)
-    width = 4 if precision == "fp32" else 2
-    features = int(network.config.get("feature_size", 48))
-    return WindowCost(figures["fixed_s"], figures["voxel_s"], VALUES_KEPT * width * features)
+    return WindowCost(figures["fixed_s"], figures["voxel_s"])
+
+
+def focus_sides(network: Any, channels: int, window: int, device: torch.device, precision: str) -> Sides:
+    """How large windows over a region had best be: the model's own, or larger ones if memory allows and it is quicker.
+
+    The cost of a window is measured only where there is a choice.
+
+    Args:
+        network, channels, device, precision: as of `window_cost`.
+        window: the model's own side.
+    """
+    most = memory_at_hand(device) / (VALUES_KEPT * _value_bytes(network, precision))
+
+    def sides(extent: Triple) -> Triple:
+        candidates = fitting_sides(extent, window, most)
+        if len(candidates) == 1:
+            return candidates[0]
+        return quickest_sides(extent, candidates, window_cost(network, channels, device, precision))
+
+    return sides
+
+
+def fits_whole(network: Any, extent: Triple, device: torch.device, precision: str) -> bool:
+    """Whether memory suffices to encode a volume in one pass."""
+    voxels = prod(padded_extent(extent))
+    return voxels * VALUES_ENCODED * _value_bytes(network, precision) <= memory_at_hand(device)
+
+
+def _value_bytes(network: Any, precision: str) -> int:
+    """Of one number for each feature."""
+    return (4 if precision == "fp32" else 2) * int(network.config.get("feature_size", 48))
 
 
 def bf16_pays(network: Any, channels: int, device: torch.device) -> bool:

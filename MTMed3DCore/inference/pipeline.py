@@ -33,9 +33,8 @@ from MTMed3DCore.findings import Findings, Grade, Lesion
 from MTMed3DCore.geometry import VoxelBox
 from MTMed3DCore.inference.ladder import GPU_BATCH, Rung, climb_down, ladder, left_notice, short_of_memory
 from MTMed3DCore.inference.lesions import find_lesions
-from MTMed3DCore.inference.measured import bf16_pays, memory_at_hand, window_cost
+from MTMed3DCore.inference.measured import bf16_pays, fits_whole, focus_sides
 from MTMed3DCore.inference.settings import InferenceSettings
-from MTMed3DCore.inference.tiling import quickest_sides
 from MTMed3DCore.inference.windows import RawResult, run_network
 from MTMed3DCore.measurements import compare, midplane
 from MTMed3DCore.networks.interface import TaskNetwork
@@ -82,9 +81,9 @@ def analyze(
         preparation: an earlier preparation of the same study, to be used again; see
             `MTMed3DCore.preparation.record.read_preparation`.
         prior: findings of an earlier study of the same patient, to be compared with.
-        mode: ``"exact"`` computes everything, in the windows that the model was trained with. ``"quick"`` takes the
-            window sizes that are quickest here by a measured cost, segments only where a glance at half the resolution,
-            or a box, gives reason to, and on a CPU computes in bf16 where that was measured to pay.
+        mode: ``"exact"`` computes everything, in the windows that the model was trained with. ``"quick"`` encodes the
+            brain in one pass, segments only where a glance at half the resolution, or a box, gives reason to, and on a
+            CPU computes in bf16 where that was measured to pay.
         check_uncertainty: segment the mirror image of the study too, and warn where both do not agree; takes about
             as long again as the segmentation itself.
 
@@ -134,9 +133,9 @@ def analyze(
             here = network if rung.device == target else bundle.load(rung.device)
             computed = chosen if rung.device == target else choose_precision(precision, rung.device)
             way: dict[str, Any] = {"window": rung.window, "batch": rung.batch}
-            result = run_network(
-                here, prepared, settings, rung.device, computed, progress, **way, glance=mode == "quick"
-            )
+            if rung.focused:
+                way["focus"] = focus_sides(here, len(SEQUENCES), settings.window, rung.device, computed)
+            result = run_network(here, prepared, settings, rung.device, computed, progress, **way)
             if not check_uncertainty:
                 return result, None
             return result, mirror_disagreement(here, prepared, settings, result, rung.device, computed, progress, **way)
@@ -256,10 +255,8 @@ def _ways(
 ) -> list[Rung]:
     """How to run, and how else where memory is short."""
     window = (settings.window,) * 3
-    if mode == "quick":
-        cost = window_cost(network, len(SEQUENCES), device, precision)
-        window = quickest_sides(prepared.grid.shape, settings.window, cost, memory_at_hand(device))
-    return ladder(device, window, GPU_BATCH if device.type == "cuda" else 1, may_leave)
+    focused = mode == "quick" and fits_whole(network, prepared.grid.shape, device, precision)
+    return ladder(device, window, GPU_BATCH if device.type == "cuda" else 1, may_leave, focused)
 
 
 def native_boxes(boxes: npt.NDArray[np.floating[Any]], prepared: PreparedStudy) -> list[VoxelBox]:

@@ -6,7 +6,7 @@ then every level of every window falls on one common lattice, and stitching is e
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from math import prod
@@ -45,12 +45,10 @@ class WindowCost:
     Args:
         fixed_s: seconds of any window.
         voxel_s: seconds of each of its voxels.
-        voxel_bytes: memory of each of its voxels at the peak.
     """
 
     fixed_s: float
     voxel_s: float
-    voxel_bytes: float
 
     def seconds(self, sizes: Iterable[Triple]) -> float:
         """Of windows of these sizes."""
@@ -94,23 +92,27 @@ def padded_extent(extent: Triple) -> Triple:
     return x, y, z
 
 
-def quickest_sides(extent: Triple, window: int, cost: WindowCost, memory_bytes: float) -> Triple:
-    """Sides of windows that cover a volume in the least time.
+def fitting_sides(extent: Triple, window: int, most_voxels: float) -> list[Triple]:
+    """Sides of windows that may cover a volume, the model's own first.
 
     No side is shorter than the model's own (or than the volume): the norms of the network are to see at least as much
     as in training.
 
     Args:
-        extent: sides of the working volume.
+        extent: sides of the volume.
         window: the model's own side.
-        cost: of a window.
-        memory_bytes: that a window may take; the model's own window is taken however little there is.
+        most_voxels: that memory suffices for; the model's own window is taken however little there is.
     """
     first, second, third = (range(min(window, full), full + 1, GRANULE) for full in padded_extent(extent))
-    fitting = [(first[0], second[0], third[0])]
-    fitting += [(x, y, z) for x in first for y in second for z in third if x * y * z * cost.voxel_bytes <= memory_bytes]
+    own = (first[0], second[0], third[0])
+    others = ((x, y, z) for x in first for y in second for z in third if x * y * z <= most_voxels)
+    return [own, *(sides for sides in others if sides != own)]
+
+
+def quickest_sides(extent: Triple, candidates: Sequence[Triple], cost: WindowCost) -> Triple:
+    """Those of some sides with which windows cover a volume in the least time."""
 
     def rank(sides: Triple) -> tuple[float, int]:
         return cost.seconds(each.size for each in plan_windows(extent, sides)[1]), prod(sides)
 
-    return min(fitting, key=rank)
+    return min(candidates, key=rank)

@@ -15,8 +15,8 @@ from scipy import ndimage
 from MTMed3DCore.errors import ModelRefused
 from MTMed3DCore.findings import WHOLE_TUMOUR
 from MTMed3DCore.geometry import VoxelBox
-from MTMed3DCore.inference.coarse import LEAST_WINDOWS, windows_with_tumour
-from MTMed3DCore.inference.detection import BoxCollector
+from MTMed3DCore.inference.detection import BoxCollector, Level
+from MTMed3DCore.inference.focus import LEAST_WINDOWS, Sides, cut, focus_windows, glance
 from MTMed3DCore.inference.settings import GRANULE, InferenceSettings
 from MTMed3DCore.inference.tiling import Triple, Window, plan_windows
 from MTMed3DCore.networks.registry import TASKS
@@ -25,6 +25,10 @@ from MTMed3DCore.sequences import SEQUENCES
 
 if TYPE_CHECKING:
     from MTMed3DCore.preparation import PreparedStudy
+
+GRADING_FROM = 0.9
+"""Share of the time before the grading, and of a quick run before the first window, for the progress bar."""
+WHOLE_SHARE = 0.4
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +61,7 @@ def run_network(
     *,
     window: Triple | None = None,
     batch: int = 1,
-    glance: bool = False,
+    focus: Sides | None = None,
 ) -> RawResult:
     """Run every task of a network on a prepared study.
 
@@ -71,10 +75,11 @@ def run_network(
         settings: the model's.
         precision: ``"fp32"``, or ``"bf16"`` for autocast; boxes are decoded in fp32 either way.
         progress: told as stage ``infer``, window by window, and may cancel there.
-        window: sides of the windows in place of the model's; see `MTMed3DCore.inference.tiling.quickest_sides`.
+        window: sides of the windows in place of the model's.
         batch: windows that go through the network at a time.
-        glance: segment only where a pass at half the resolution, or a box, gives reason to; see
-            `MTMed3DCore.inference.coarse`.
+        focus: encode the whole volume in one pass, detect in it, and segment only where a glance or a box gives reason
+            to, in windows of the sides that this gives; see `MTMed3DCore.inference.focus`. Where there are few windows,
+            or the network's levels cannot be cut into windows, everything is computed all the same.
 
     Raises:
         ModelRefused: outputs that are not finite or do not fit the settings.
@@ -87,61 +92,117 @@ def run_network(
     volume = torch.zeros((1, len(order), *padded))
     x, y, z = prepared.grid.shape
     volume[0, :, :x, :y, :z] = torch.from_numpy(prepared.image[order])
-    stitch = _Stitch(padded, windows[0].size)
-    boxes = BoxCollector(settings, prepared.grid.shape)
-    detects = False
-
-    def rounded() -> torch.autocast:
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
-
+    run = _Run(network, volume, settings, device, precision, progress, BoxCollector(settings, prepared.grid.shape))
+    tasks = getattr(network, "tasks", TASKS)
+    may_focus = "segmentation" in tasks and getattr(network, "level_strides", None) is not None
     with torch.inference_mode():
-        asked = [True] * len(windows)
-        if glance and len(windows) >= LEAST_WINDOWS and "segmentation" in getattr(network, "tasks", TASKS):
-            progress("infer", 0.0, "Glance")
-            with rounded():
-                asked = windows_with_tumour(network, volume, windows, device)
-        for first in range(0, len(windows), batch):
-            some = windows[first : first + batch]
-            progress("infer", first / (len(windows) + 1), f"Window {first + 1} of {len(windows)}")
-            part = torch.cat([volume[(slice(None), slice(None), *each.slices)] for each in some]).to(device)
-            with rounded():
-                features = network.encode(part)
-                detection = network.detect(features)
-            wanted = asked[first : first + batch]
-            if detection is not None:
-                detects = True
-                for index, each in enumerate(some):
-                    maps = [(scores[index : index + 1], deltas[index : index + 1]) for scores, deltas in detection]
-                    wanted[index] |= boxes.add(maps, each.start, each.size, each.own) > 0
-            if not any(wanted):
-                continue
-            if not all(wanted):
-                some = [each for each, want in zip(some, wanted, strict=True) if want]
-                part, *features = (level[torch.tensor(wanted, device=device)] for level in (part, *features))
-            with rounded():
-                segmentation = network.segment(part, features)
-                views = [segmentation, *_mirrored(network, part, settings, segmentation is not None)]
-            if segmentation is not None:
-                stitch.add(some, [view.float().cpu() for view in views])
-        found, scores = boxes.merged()
-        probabilities = stitch.probabilities()
+        if focus is not None and may_focus and len(windows) >= LEAST_WINDOWS:
+            run.closely(windows, focus)
+        else:
+            run.everywhere(windows, batch)
+        found, scores = run.boxes.merged()
+        probabilities = run.stitch.probabilities()
         if probabilities is None:
             regions = np.zeros((3, x, y, z), dtype=np.float32)
-            return RawResult(regions, found, scores, None, detects)
+            return RawResult(regions, found, scores, None, run.detects)
         # One voxel of grace, so that interpolation to the native grid leaves tumour at the brain's surface whole.
         brain = ndimage.binary_dilation(prepared.brain)
         regions = np.where(brain, probabilities[:, :x, :y, :z].numpy(), np.float32(0.0))
-        progress("infer", len(windows) / (len(windows) + 1), "Grading")
+        progress("infer", GRADING_FROM, "Grading")
         tumour = settings.regions_of(regions)[WHOLE_TUMOUR]
         grade = None
-        if tumour.any() and "grading" in getattr(network, "tasks", TASKS):
+        if tumour.any() and "grading" in tasks:
             # As large as in training, unless memory is short.
             side = min(settings.grading_crop, *(window or (settings.window,) * 3))
-            with rounded():
+            with run.rounded():
                 grade = _grade(network, volume[0, :, :x, :y, :z], tumour, side, device)
     progress("infer", 1.0, "Inferred")
     probability = None if grade is None else float(torch.softmax(grade.float(), dim=1)[0, 1])
-    return RawResult(regions, found, scores, probability, detects)
+    return RawResult(regions, found, scores, probability, run.detects)
+
+
+@dataclass(eq=False)
+class _Run:
+    """The passes over one study, and what they have gathered.
+
+    Args:
+        network, settings, device, precision, progress: as in `run_network`.
+        volume: (1, C, X, Y, Z), padded, on the CPU.
+        boxes: takes the boxes.
+    """
+
+    network: Any
+    volume: torch.Tensor
+    settings: InferenceSettings
+    device: torch.device
+    precision: str
+    progress: Progress
+    boxes: BoxCollector
+    detects: bool = False
+
+    def __post_init__(self) -> None:
+        x, y, z = self.volume.shape[2:]
+        self.padded: Triple = (x, y, z)
+        self.stitch = _Stitch(self.padded)
+
+    def rounded(self) -> torch.autocast:
+        """In bf16 where that is asked for."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+    def everywhere(self, windows: Sequence[Window], batch: int) -> None:
+        """Every task in every window."""
+        for first in range(0, len(windows), batch):
+            some = windows[first : first + batch]
+            self.progress("infer", first / len(windows) * GRADING_FROM, f"Window {first + 1} of {len(windows)}")
+            part = torch.cat([self._part(window) for window in some])
+            with self.rounded():
+                features = self.network.encode(part)
+                detection = self.network.detect(features)
+            self._take_boxes(detection, some)
+            self._segment(part, features, some)
+
+    def closely(self, windows: Sequence[Window], sides: Sides) -> None:
+        """The whole volume at once, then the segmentation where it is called for.
+
+        Args:
+            windows: that cover the volume.
+            sides: of windows over a region.
+        """
+        self.progress("infer", 0.0, "Whole brain")
+        whole = Window((0, 0, 0), self.padded, ((0, 0, 0), self.padded))
+        with self.rounded():
+            levels = self.network.encode(self._part(whole))
+            detection = self.network.detect(levels)
+        self._take_boxes(detection, [whole])
+        self.progress("infer", WHOLE_SHARE, "Glance")
+        with self.rounded():
+            seen = glance(self.network, self.volume, self.device)
+        wanted = focus_windows(seen, self.boxes.merged()[0], windows, sides)
+        for number, window in enumerate(wanted):
+            done = WHOLE_SHARE + (GRADING_FROM - WHOLE_SHARE) * (number + 1) / (len(wanted) + 1)
+            self.progress("infer", done, f"Window {number + 1} of {len(wanted)}")
+            self._segment(self._part(window), cut(levels, self.network.level_strides, window), [window])
+
+    def _part(self, window: Window) -> torch.Tensor:
+        return self.volume[(slice(None), slice(None), *window.slices)].to(self.device)
+
+    def _take_boxes(self, detection: Sequence[Level] | None, windows: Sequence[Window]) -> None:
+        """The boxes of some windows, if the network looks for any."""
+        if detection is None:
+            return
+        self.detects = True
+        for index, each in enumerate(windows):
+            maps = [(scores[index : index + 1], deltas[index : index + 1]) for scores, deltas in detection]
+            self.boxes.add(maps, each.start, each.size, each.own)
+
+    def _segment(self, part: torch.Tensor, features: Sequence[torch.Tensor], windows: Sequence[Window]) -> None:
+        """The regions of some windows, if the network segments."""
+        with self.rounded():
+            segmentation = self.network.segment(part, features)
+            if segmentation is None:
+                return
+            views = [segmentation, *_mirrored(self.network, part, self.settings)]
+        self.stitch.add(windows, [view.float().cpu() for view in views])
 
 
 class _Stitch:
@@ -149,11 +210,10 @@ class _Stitch:
 
     Args:
         padded: sides of the volume.
-        size: of every window.
     """
 
-    def __init__(self, padded: Triple, size: Triple) -> None:
-        self._weight = compute_importance_map(size, mode="gaussian", sigma_scale=0.125, device="cpu").float()
+    def __init__(self, padded: Triple) -> None:
+        self._weights: dict[Triple, torch.Tensor] = {}
         self._total = torch.zeros(padded)
         self._sum: torch.Tensor | None = None
 
@@ -173,17 +233,25 @@ class _Stitch:
             self._sum = torch.zeros((views[0].shape[1], *self._total.shape))
         likely = torch.stack([view.sigmoid() for view in views]).mean(0)
         for index, window in enumerate(windows):
-            self._sum[(slice(None), *window.slices)] += self._weight * likely[index]
-            self._total[window.slices] += self._weight
+            weight = self._weight(window.size)
+            self._sum[(slice(None), *window.slices)] += weight * likely[index]
+            self._total[window.slices] += weight
+
+    def _weight(self, size: Triple) -> torch.Tensor:
+        """Of the voxels of a window."""
+        if size not in self._weights:
+            gaussian = compute_importance_map(size, mode="gaussian", sigma_scale=0.125, device="cpu")
+            self._weights[size] = gaussian.float()
+        return self._weights[size]
 
     def probabilities(self) -> torch.Tensor | None:
         """(R, X, Y, Z), zero where no window was segmented; None where none was at all."""
         return None if self._sum is None else self._sum.div_(self._total.where(self._total > 0, 1.0))
 
 
-def _mirrored(network: Any, part: torch.Tensor, settings: InferenceSettings, segments: bool) -> list[torch.Tensor]:
+def _mirrored(network: Any, part: torch.Tensor, settings: InferenceSettings) -> list[torch.Tensor]:
     """The segmentation of a window (1, C, X, Y, Z) seen in the mirror, mirrored back; nothing where not asked for."""
-    if not (settings.mirrored and segments):
+    if not settings.mirrored:
         return []
     # The first axis of the working grid runs between the left and the right.
     mirror = part.flip(2)

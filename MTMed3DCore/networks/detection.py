@@ -15,6 +15,9 @@ from monai.networks.blocks.feature_pyramid_network import FeaturePyramidNetwork
 from monai.networks.layers.factories import Conv
 from torch import nn
 
+from MTMed3DCore.networks.fast.fusible import Fusible
+from MTMed3DCore.networks.fast.heads import FusedHeads
+
 DETECTION_STRIDES = (4, 8, 16, 32)
 """Strides of the four maps that carry anchors: every encoder level but the first."""
 
@@ -61,7 +64,7 @@ class PathAggregationPyramid(FeaturePyramidNetwork):
         return OrderedDict(zip(x, maps, strict=True))
 
 
-class DetectionDecoder(nn.Module):
+class DetectionDecoder(Fusible):
     """From encoder levels 1 to 4 to a score and six box numbers for every anchor.
 
     Args:
@@ -82,6 +85,14 @@ class DetectionDecoder(nn.Module):
         )
         self.classification_head = RetinaNetClassificationHead(width, num_anchors, 1, spatial_dims=spatial_dims)
         self.regression_head = RetinaNetRegressionHead(width, num_anchors, spatial_dims=spatial_dims)
+        self.spatial_dims = spatial_dims
+
+    def fuse(self) -> FusedHeads | None:
+        """The heads with quicker convolutions; in three dimensions only."""
+        if self.spatial_dims != 3:
+            return None
+        scores, boxes = self.classification_head, self.regression_head
+        return FusedHeads(((scores.conv, scores.cls_logits), (boxes.conv, boxes.bbox_reg)))
 
     def forward(self, features: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Five feature maps to, for each of `DETECTION_STRIDES`, logits (B, A, x, y, z) and deltas (B, 6A, x, y, z).
@@ -91,5 +102,9 @@ class DetectionDecoder(nn.Module):
         """
         named = OrderedDict((str(level), features[level]) for level in range(1, 5))
         scores, boxes = self.classification_head, self.regression_head
+        maps = self.fpn(named).values()
+        fused = self.usable_form()
+        if fused is not None:
+            return [fused(m) for m in maps]
         # The heads' own forward looks for NaN in every map, which stalls a GPU; their layers alone do the work.
-        return [(scores.cls_logits(scores.conv(m)), boxes.bbox_reg(boxes.conv(m))) for m in self.fpn(named).values()]
+        return [(scores.cls_logits(scores.conv(m)), boxes.bbox_reg(boxes.conv(m))) for m in maps]

@@ -42,10 +42,13 @@ class TaskNetwork(nn.Module, ABC):
         tasks: what it was built for, among `MTMed3DCore.networks.TASKS`.
         grades_image: `grade` reads an image; otherwise it reads segmentation logits.
         encoder: what all tasks share.
+        level_strides: of the encoder's levels, if what a level says of a place depends on the places around it alone,
+            so that levels of a whole volume may be cut into windows; None if not.
     """
 
     family: ClassVar[str] = ""
     grades_image: ClassVar[bool] = False
+    level_strides: ClassVar[tuple[int, ...] | None] = None
     tasks: tuple[str, ...]
     encoder: nn.Module
 

@@ -37,6 +37,7 @@ class MultiTaskNetwork(TaskNetwork):
     """
 
     family = "mtmed3d"
+    level_strides = STRIDES
 
     def __init__(self, preset: str, feature_size: int, tasks: Sequence[str], num_anchors: int) -> None:
         super().__init__()
@@ -97,9 +98,10 @@ class MultiTaskNetwork(TaskNetwork):
         return MultiTaskOutput(segmentation, self.grade(segmentation), self.detect(features), features)
 
     def multiply_out(self) -> None:
-        """Fuse the linear parts of the segmentation decoder."""
-        if self.segmentation_decoder is not None:
-            self.segmentation_decoder.multiply_out()
+        """Fuse what the decoders can."""
+        for decoder in (self.segmentation_decoder, self.detection_decoder):
+            if decoder is not None:
+                decoder.multiply_out()
 
     def last_shared(self) -> list[torch.Tensor]:
         """The deepest merge."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Self
 
 import torch
 from monai.networks.blocks import UnetOutBlock, UnetrBasicBlock, UnetrUpBlock
 from torch import nn
 
 from MTMed3DCore.networks.fast.decoder import FusedSegmentation
+from MTMed3DCore.networks.fast.fusible import Fusible
 
 REGIONS = ("tumour_core", "whole_tumour", "enhancing")
 """Meaning of the output channels; the regions are nested, so each has its own sigmoid."""
@@ -21,7 +21,7 @@ one half, the bias alone would take a thousand steps of AdamW to get there, and 
 background (the initialisation of Lin et al., arXiv 1708.02002, section 4.1, for voxels)."""
 
 
-class SegmentationDecoder(nn.Module):
+class SegmentationDecoder(Fusible):
     """From the five encoder levels and the image to one logit per voxel and region.
 
     Args:
@@ -54,38 +54,25 @@ class SegmentationDecoder(nn.Module):
         self.out = UnetOutBlock(spatial_dims, size, regions)
         nn.init.constant_(self.out.conv.conv.bias, math.log(REGION_PRIOR / (1 - REGION_PRIOR)))
         self.spatial_dims = spatial_dims
-        self.fused: FusedSegmentation | None = None
-        self.register_load_state_dict_post_hook(_drop_fused)
 
-    def multiply_out(self) -> None:
-        """Fuse the linear parts for use without gradients; loading weights or training drops the fused ones."""
-        if self.spatial_dims == 3:
-            self.fused = FusedSegmentation(self)
-
-    def train(self, mode: bool = True) -> Self:
-        """As of every module; fused weights would go stale in training."""
-        if mode:
-            self.fused = None
-        return super().train(mode)
+    def fuse(self) -> FusedSegmentation | None:
+        """The linear parts multiplied out; in three dimensions only."""
+        return FusedSegmentation(self) if self.spatial_dims == 3 else None
 
     def forward(self, image: torch.Tensor, features: Sequence[torch.Tensor]) -> torch.Tensor:
         """Image (B, C, X, Y, Z) and five feature maps to logits (B, R, X, Y, Z), in brain studies of `REGIONS`."""
-        if self.fused is not None and not torch.is_grad_enabled():
-            fused: torch.Tensor = self.fused(image, features)
-            return fused
+        fused = self.usable_form()
+        if fused is not None:
+            logits: torch.Tensor = fused(image, features)
+            return logits
         x = self.decoder5(self.encoder10(features[4]), features[3])
         x = self.decoder4(x, self.encoder4(features[2]))
         x = self.decoder3(x, self.encoder3(features[1]))
         x = self.decoder2(x, self.encoder2(features[0]))
         x = self.decoder1(x, self.encoder1(image))
-        logits: torch.Tensor = self.out(x)
+        logits = self.out(x)
         return logits
 
     def fine_parts(self) -> list[nn.Module]:
         """The parts at full and half resolution, which hold most of the activations."""
         return [self.encoder1, self.encoder2, self.decoder2, self.decoder1]
-
-
-def _drop_fused(decoder: Any, _: object) -> None:
-    """Weights that came in later make the fused ones stale."""
-    decoder.fused = None

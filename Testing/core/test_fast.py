@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from MTMed3DCore.networks import MultiTaskNetwork, build_network
-from MTMed3DCore.networks.fast import encode, winograd
+from MTMed3DCore.networks.fast import encode, swin, winograd
 from MTMed3DCore.networks.fast.decoder import FusedSegmentation
 from MTMed3DCore.networks.fast.token_order import axis_runs, token_order
 
@@ -34,6 +34,16 @@ def test_gathered_windows_give_monais_numbers_at_every_level(shape, preset):
     encoder = network(preset).encoder
     with torch.no_grad():
         for ours, theirs in zip(encode(encoder, image(shape)), encoder(image(shape)), strict=True):
+            assert float((ours - theirs).abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_boxes_and_tokens_taken_in_small_chunks_give_the_same_numbers(monkeypatch, batch):
+    encoder, x = network().encoder, image((64, 64, 96), batch)
+    with torch.no_grad():
+        at_once = encode(encoder, x)
+        monkeypatch.setattr(swin, "CHUNK_BYTES", 2**16)
+        for ours, theirs in zip(encode(encoder, x), at_once, strict=True):
             assert float((ours - theirs).abs().max()) <= 1e-5
 
 
@@ -140,6 +150,30 @@ def test_the_decoder_multiplied_out_gives_the_decoders_logits(shape):
         fused = FusedSegmentation(decoder)(image(shape), features)
     assert float(expected.abs().max()) > 1
     assert float((fused - expected).abs().max()) <= 2e-5
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 64), (96, 64, 64)])
+def test_the_heads_with_quicker_convolutions_give_the_heads_scores_and_deltas(monkeypatch, shape):
+    torch.manual_seed(4)
+    made = build_network("mtmed3d", 24, num_anchors=2).eval()
+    for name, parameter in made.detection_decoder.named_parameters():
+        if "head" in name and parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.1)
+        elif "head" in name:
+            torch.nn.init.normal_(parameter, mean=0.3, std=0.3)
+    by_winograd = []
+    filtered = winograd._filtered
+    monkeypatch.setattr(winograd, "_filtered", lambda *each: by_winograd.append(each) or filtered(*each))
+    with torch.no_grad():
+        features = made.encode(image(shape))
+        expected = made.detect(features)
+        made.multiply_out()
+        found = made.detect(features)
+    assert by_winograd, "the finest map has sides that Winograd can take"
+    for ours, theirs in zip(found, expected, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            assert float(b.abs().max()) > 0.3
+            assert float((a - b).abs().max()) <= 1e-4
 
 
 def test_fused_weights_are_used_without_gradients_only_and_never_go_stale():

@@ -51,6 +51,17 @@ def test_a_gpu_tries_one_window_at_a_time_then_smaller_ones_then_the_cpu() -> No
     assert codes == [None, "memory-one-window", "memory-small-windows", "device-fallback"]
 
 
+def test_a_quick_analysis_goes_window_by_window_before_anything_else_changes() -> None:
+    rungs = ladder(torch.device("cpu"), (96, 96, 96), 1, may_leave=True, focused=True)
+    assert [(each.focused, each.window) for each in rungs] == [
+        (True, (96, 96, 96)),
+        (False, (96, 96, 96)),
+        (False, (64, 64, 64)),
+    ]
+    assert rungs[1].notice is not None
+    assert rungs[1].notice.code == "memory-not-whole"
+
+
 def test_a_device_that_was_asked_for_is_not_left_and_the_smallest_window_not_divided() -> None:
     assert [each.device.type for each in ladder(CUDA, (96, 96, 96), 1, may_leave=False)] == ["cuda", "cuda"]
     assert len(ladder(torch.device("cpu"), (64, 64, 64), 1, may_leave=True)) == 1

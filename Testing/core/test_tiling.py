@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from MTMed3DCore.inference import measured
-from MTMed3DCore.inference.measured import bf16_pays, cache_folder, remembered, window_cost
-from MTMed3DCore.inference.tiling import WindowCost, plan_windows, quickest_sides
+from MTMed3DCore.inference.measured import bf16_pays, cache_folder, fits_whole, focus_sides, remembered, window_cost
+from MTMed3DCore.inference.tiling import WindowCost, fitting_sides, plan_windows, quickest_sides
 
 BRAIN = (144, 176, 139)
-LINEAR = WindowCost(fixed_s=0.1, voxel_s=1e-6, voxel_bytes=1000.0)
+LINEAR = WindowCost(fixed_s=0.1, voxel_s=1e-6)
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -25,21 +26,47 @@ def seconds(sides: tuple[int, int, int] | int) -> float:
     return LINEAR.seconds(window.size for window in plan_windows(BRAIN, sides)[1])
 
 
+def quickest(most_voxels: float) -> tuple[int, int, int]:
+    return quickest_sides(BRAIN, fitting_sides(BRAIN, 96, most_voxels), LINEAR)
+
+
 def test_with_memory_enough_one_window_without_overlap_is_quickest():
-    assert quickest_sides(BRAIN, 96, LINEAR, 1e12) == (160, 192, 160)
+    assert quickest(1e9) == (160, 192, 160)
     assert seconds((160, 192, 160)) < 0.5 * seconds(96)
 
 
 def test_with_less_memory_windows_keep_within_it_and_are_still_quicker_than_the_models():
-    sides = quickest_sides(BRAIN, 96, LINEAR, 1000.0 * 160 * 128 * 160)
+    sides = quickest(160 * 128 * 160)
     assert sides[0] * sides[1] * sides[2] <= 160 * 128 * 160
     assert seconds(sides) < seconds(96)
     assert all(side % 32 == 0 and side >= 96 for side in sides)
 
 
 def test_without_memory_the_models_own_window_stays():
-    assert quickest_sides(BRAIN, 96, LINEAR, 0.0) == (96, 96, 96)
-    assert quickest_sides((60, 176, 30), 96, LINEAR, 0.0) == (64, 96, 32)
+    assert fitting_sides(BRAIN, 96, 0.0) == [(96, 96, 96)]
+    assert fitting_sides((60, 176, 30), 96, 0.0) == [(64, 96, 32)]
+
+
+def test_the_cost_is_measured_only_where_there_is_a_choice(monkeypatch):
+    asked = []
+    monkeypatch.setattr(measured, "window_cost", lambda *each: asked.append(each) or LINEAR)
+    network = SimpleNamespace(config={"feature_size": 12})
+    monkeypatch.setattr(measured, "memory_at_hand", lambda device: 0.0)
+    assert focus_sides(network, 4, 96, CPU, "fp32")(BRAIN) == (96, 96, 96)
+    assert not asked
+    monkeypatch.setattr(measured, "memory_at_hand", lambda device: 1e12)
+    assert focus_sides(network, 4, 96, CPU, "fp32")(BRAIN) == (160, 192, 160)
+    assert len(asked) == 1
+
+
+def test_whether_a_volume_fits_follows_from_features_precision_and_memory(monkeypatch):
+    monkeypatch.setattr(measured, "memory_at_hand", lambda device: 2.0**29)
+    fits = {
+        (features, precision): fits_whole(SimpleNamespace(config={"feature_size": features}), BRAIN, CPU, precision)
+        for features in (12, 48)
+        for precision in ("fp32", "bf16")
+    }
+    assert fits == {(12, "fp32"): True, (12, "bf16"): True, (48, "fp32"): False, (48, "bf16"): True}
 
 
 def test_figures_are_measured_once_and_kept_for_the_next_process(monkeypatch):
@@ -69,7 +96,7 @@ def test_the_cost_of_any_window_follows_from_two(monkeypatch):
     monkeypatch.setattr(
         measured, "window_seconds", lambda _, shape, *rest: 0.25 + 2e-6 * shape[2] * shape[3] * shape[4]
     )
-    cost = window_cost(SimpleNamespace(config={"feature_size": 12}), 4, torch.device("cpu"), "fp32")
+    cost = window_cost(SimpleNamespace(config={"feature_size": 12}), 4, CPU, "fp32")
     assert cost.seconds([(128, 96, 96)]) == pytest.approx(0.25 + 2e-6 * 128 * 96 * 96)
     assert cost.seconds([(96, 96, 96)] * 3) == pytest.approx(3 * (0.25 + 2e-6 * 96**3))
 
@@ -77,6 +104,6 @@ def test_the_cost_of_any_window_follows_from_two(monkeypatch):
 @pytest.mark.parametrize(("gain", "pays"), [(1.2, False), (1.4, True)])
 def test_bf16_is_taken_where_it_was_measured_to_pay(monkeypatch, gain, pays):
     monkeypatch.setattr(measured, "window_seconds", lambda *each: gain if each[3] == "fp32" else 1.0)
-    assert bf16_pays(SimpleNamespace(config={}), 4, torch.device("cpu")) is pays
+    assert bf16_pays(SimpleNamespace(config={}), 4, CPU) is pays
     monkeypatch.setattr(measured, "window_seconds", lambda *each: 1.0)
-    assert bf16_pays(SimpleNamespace(config={}), 4, torch.device("cpu")) is pays
+    assert bf16_pays(SimpleNamespace(config={}), 4, CPU) is pays

@@ -128,6 +128,8 @@ def test_windows_of_three_sides_stitch_alike() -> None:
 class DarkNetwork(LocalNetwork):
     """Sees tumour where the first channel is bright, and counts the windows that it segments."""
 
+    level_strides = (2, 4, 8, 16, 32)
+
     def __init__(self, boxes: bool = False) -> None:
         super().__init__()
         self.boxes, self.segmented = boxes, 0
@@ -143,34 +145,65 @@ class DarkNetwork(LocalNetwork):
         return maps
 
 
-def dark_study() -> PreparedStudy:
+def dark_study(at: int = 20) -> PreparedStudy:
     prepared = prepared_study((256, 64, 64))
     prepared.image[:] = 0.0
-    prepared.image[:, 20:40, 20:40, 20:40] = 10.0
+    prepared.image[:, at : at + 20, 20:40, 20:40] = 10.0
     return prepared
 
 
-def test_a_glance_leaves_out_the_windows_without_tumour_and_loses_nothing() -> None:
-    full, glancing = DarkNetwork(), DarkNetwork()
-    everything = run_network(full, dark_study(), SETTINGS)
-    some = run_network(glancing, dark_study(), SETTINGS, glance=True)
-    assert full.segmented == 7 + 1  # the windows, and what is graded
-    assert glancing.segmented == 1 + 2 + 1  # the glance itself, and the windows within its margin
+def models_own(extent: tuple[int, int, int]) -> tuple[int, int, int]:
+    return 64, 64, 64
+
+
+@pytest.mark.parametrize("at", [20, 55, 200])
+def test_a_focused_run_encodes_once_and_segments_only_round_the_tumour(at: int) -> None:
+    full, focused = DarkNetwork(), DarkNetwork()
+    everything = run_network(full, dark_study(at), SETTINGS)
+    some = run_network(focused, dark_study(at), SETTINGS, focus=models_own)
+    assert (full.encoded, full.segmented) == (7 + 1, 7 + 1)  # the windows, and what is graded
+    assert focused.encoded == 1 + 1 + 1  # the whole, the glance, what is graded
+    assert focused.segmented == 1 + 1 + 1  # the glance, one window, what is graded
     np.testing.assert_array_equal(some.regions >= 0.5, everything.regions >= 0.5)
     assert (some.regions >= 0.5).sum() == 3 * 20**3
     assert some.hgg_probability == pytest.approx(everything.hgg_probability)
+
+
+def test_levels_cut_from_the_whole_give_what_windows_give() -> None:
+    class FromLevels(LocalNetwork):
+        """Segments by the encoder's levels, so that a level cut wrongly shows."""
+
+        level_strides = (2, 4, 8, 16, 32)
+
+        def segment(self, x: torch.Tensor, features: list[torch.Tensor]) -> torch.Tensor:
+            wide = [functional.interpolate(level, x.shape[2:]) for level in features]
+            return functional.conv3d(sum(wide, x) / 6, self.mix)
+
+    prepared = prepared_study((200, 70, 100))
+    windows = run_network(FromLevels(), prepared, SETTINGS)
+    focused = run_network(FromLevels(), prepared, SETTINGS, focus=models_own)
+    np.testing.assert_allclose(focused.regions, windows.regions, atol=2e-6)
+    np.testing.assert_allclose(focused.boxes, windows.boxes, atol=1e-3)
+    np.testing.assert_allclose(focused.scores, windows.scores, atol=1e-5)
+
+
+def test_a_network_whose_levels_cannot_be_cut_is_computed_window_by_window() -> None:
+    network = DarkNetwork()
+    network.level_strides = None  # type: ignore[assignment]
+    run_network(network, dark_study(), SETTINGS, focus=models_own)
+    assert network.encoded == 7 + 1
 
 
 def test_a_box_calls_for_its_segmentation_whatever_the_glance_saw() -> None:
     prepared = dark_study()
     prepared.image[:] = 0.0
     without, boxed = DarkNetwork(), DarkNetwork(boxes=True)
-    clean = run_network(without, prepared, SETTINGS, glance=True)
+    clean = run_network(without, prepared, SETTINGS, focus=models_own)
     assert without.segmented == 1
     assert clean.regions.shape == (3, 256, 64, 64)
     assert not clean.regions.any()
-    run_network(boxed, prepared, SETTINGS, glance=True)
-    assert boxed.segmented > 1
+    run_network(boxed, prepared, SETTINGS, focus=models_own)
+    assert boxed.segmented == 1 + 1
 
 
 def test_channels_come_in_the_order_that_the_model_was_trained_with() -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn.functional import batch_norm, conv3d, layer_norm, leaky_relu_
 
-from MTMed3DCore.networks.fast.winograd import Convolution, slice_by_slice, slices_of
+from MTMed3DCore.networks.fast.winograd import Convolution, slice_by_slice, slices_of, wants_slices
 
 SLOPE = 0.01
 """Of the blocks' leaky ReLU."""
@@ -113,6 +113,7 @@ class FusedUp(nn.Module):
         shares = pointwise(x, self.up_shortcut).unflatten(1, (2, 2, 2, -1))
         for a, b, c in PHASES:
             shortcut[:, :, a::2, b::2, c::2] += shares[:, a, b, c]
+        del shares
         return leaky_relu_(y.add_(normalise(shortcut)), SLOPE)
 
 
@@ -160,7 +161,7 @@ class FusedSegmentation(nn.Module):
     def forward(self, image: torch.Tensor, features: Sequence[torch.Tensor]) -> torch.Tensor:
         """Image (B, C, X, Y, Z) and the encoder's levels to logits (B, 3, X, Y, Z)."""
         sources = [features[3], features[2], features[1], features[0], image]
-        if len(image) == 1 and image.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+        if wants_slices(image):
             sources = [slice_by_slice(source) for source in sources]
         x = self.deepest(features[4])
         for up, block, source in zip(self.ups, self.across, sources, strict=True):

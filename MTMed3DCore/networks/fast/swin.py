@@ -11,10 +11,14 @@ from torch import nn
 from torch.nn.functional import embedding, layer_norm, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from MTMed3DCore.networks.fast.token_order import TokenOrder, token_order
+from MTMed3DCore.networks.fast.token_order import Kind, TokenOrder, token_order
 
 CACHED_SHAPES = 2
 """Volume shapes whose attention biases a block keeps; about 40 MB each for the encoder of 48 features."""
+
+CHUNK_BYTES = 2**26
+"""Of the widest map of a block: attention takes so many boxes at a time, the layers after it so many tokens.
+A whole brain in one pass then needs little more memory than its tokens."""
 
 _Biases = list[torch.Tensor]
 _cache: WeakKeyDictionary[nn.Module, OrderedDict[tuple[Any, ...], _Biases]] = WeakKeyDictionary()
@@ -54,30 +58,46 @@ def _channels_first(x: torch.Tensor) -> torch.Tensor:
 
 def _block(block: Any, tokens: torch.Tensor, order: TokenOrder) -> torch.Tensor:
     """One transformer block on tokens (B, L, C)."""
-    attention = block.attn
-    qkv = attention.qkv(block.norm1(tokens).index_select(1, order.index))
-    seen = _attend(attention, qkv, order).index_select(1, order.inverse)
-    tokens = tokens + attention.proj(seen)
-    mixed: torch.Tensor = tokens + block.mlp(block.norm2(tokens))
-    return mixed
+    tokens = tokens + _attended(block, tokens, order).index_select(1, order.inverse)
+    width = max(1, CHUNK_BYTES // (block.mlp.linear1.out_features * len(tokens) * tokens.element_size()))
+    mixed = [part + block.mlp(block.norm2(part)) for part in tokens.split(width, dim=1)]
+    return mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)
 
 
-def _attend(attention: Any, qkv: torch.Tensor, order: TokenOrder) -> torch.Tensor:
-    """Attention within boxes: (B, L, 3 C) box by box to (B, L, C)."""
-    batch, heads = len(qkv), attention.num_heads
-    sizes = [kind.count * len(kind.places) for kind in order.kinds]
-    seen = []
-    biases = _biases(attention, order, qkv.dtype)
-    for part, kind, bias in zip(qkv.split(sizes, dim=1), order.kinds, biases, strict=True):
-        boxes = part.reshape(batch * kind.count, len(kind.places), 3, heads, -1)
-        q, k, v = (boxes[:, :, which].transpose(1, 2) for which in range(3))
-        if len(kind.padding):
-            _, key, value = _of_padding(attention, boxes)
-            k, v = torch.cat([k, key], dim=2), torch.cat([v, value], dim=2)
-        mask = bias.expand(len(q), -1, -1, -1)
-        out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=attention.scale)
-        seen.append(out.transpose(1, 2).reshape(batch, part.shape[1], -1))
+def _attended(block: Any, tokens: torch.Tensor, order: TokenOrder) -> torch.Tensor:
+    """What the attention within boxes adds, (B, L, C) box by box; so many boxes at a time as `CHUNK_BYTES` allows."""
+    attention, norm = block.attn, block.norm1
+    biases = _biases(attention, order, _computed_in(tokens))
+    seen, first = [], 0
+    for kind, bias in zip(order.kinds, biases, strict=True):
+        places = len(kind.places)
+        most = max(1, CHUNK_BYTES // (3 * places * tokens.shape[-1] * len(tokens) * tokens.element_size()))
+        for start in range(0, kind.count, most):
+            count = min(most, kind.count - start)
+            index = order.index.narrow(0, first + start * places, count * places)
+            qkv = attention.qkv(norm(tokens.index_select(1, index)))
+            seen.append(attention.proj(_attend(attention, qkv, kind, bias)))
+        first += kind.count * places
     return seen[0] if len(seen) == 1 else torch.cat(seen, dim=1)
+
+
+def _computed_in(tokens: torch.Tensor) -> torch.dtype:
+    """The type of what a linear layer makes of these tokens."""
+    kind = tokens.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tokens.dtype
+
+
+def _attend(attention: Any, qkv: torch.Tensor, kind: Kind, bias: torch.Tensor) -> torch.Tensor:
+    """Attention within boxes of one kind: (B, N, 3 C) box by box to (B, N, C)."""
+    heads, places = attention.num_heads, len(kind.places)
+    boxes = qkv.reshape(-1, places, 3, heads, qkv.shape[-1] // (3 * heads))
+    q, k, v = (boxes[:, :, which].transpose(1, 2) for which in range(3))
+    if len(kind.padding):
+        _, key, value = _of_padding(attention, boxes)
+        k, v = torch.cat([k, key], dim=2), torch.cat([v, value], dim=2)
+    mask = bias.expand(len(q), -1, -1, -1)
+    out = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=attention.scale)
+    return out.transpose(1, 2).reshape(*qkv.shape[:2], -1)
 
 
 def _of_padding(attention: Any, boxes: torch.Tensor) -> tuple[torch.Tensor, ...]:

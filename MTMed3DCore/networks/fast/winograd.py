@@ -53,6 +53,11 @@ def slice_by_slice(x: torch.Tensor) -> torch.Tensor:
     return x.transpose(1, 2).contiguous().transpose(1, 2)
 
 
+def wants_slices(x: torch.Tensor) -> bool:
+    """Whether convolutions of this map, or of one like it, are quicker slice by slice: one image, CPU, fp32."""
+    return len(x) == 1 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+
+
 def slices_of(x: torch.Tensor) -> torch.Tensor | None:
     """A view (X, C, Y, Z) of a map (B, C, X, Y, Z) that lies in memory slice by slice; None where it does not."""
     slices = x[0].transpose(0, 1)
@@ -60,19 +65,22 @@ def slices_of(x: torch.Tensor) -> torch.Tensor | None:
 
 
 class Convolution(nn.Module):
-    """A convolution of 3 x 3 x 3 with zero padding and without bias; the weight must not change afterwards.
+    """A convolution of 3 x 3 x 3 with zero padding; weight and bias must not change afterwards.
 
     Args:
         weight: (O, I, 3, 3, 3).
+        bias: (O,), or None.
     """
 
     weight: torch.Tensor
+    bias: torch.Tensor | None
     transformed: torch.Tensor | None
 
-    def __init__(self, weight: torch.Tensor) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         super().__init__()
         weight = weight.detach()
         self.register_buffer("weight", weight.contiguous(), persistent=False)
+        self.register_buffer("bias", None if bias is None else bias.detach(), persistent=False)
         transformed = None
         channels = weight.shape[:2]
         if min(channels) >= LEAST_CHANNELS and max(channels) <= MOST_CHANNELS and weight.dtype == torch.float32:
@@ -84,12 +92,15 @@ class Convolution(nn.Module):
         """(B, I, X, Y, Z) to (B, O, X, Y, Z): by Winograd where `x` lies slice by slice and X is a multiple of four."""
         slices = slices_of(x)
         if slices is None or len(slices) % TILE:
-            return conv3d(x, self.weight, padding=1)
+            return conv3d(x, self.weight, self.bias, padding=1)
         if self.transformed is None:
-            y = conv3d(x, self.weight, padding=1)
+            y = conv3d(x, self.weight, self.bias, padding=1)
             # For the next convolution, which has enough channels.
             return slice_by_slice(y) if y.shape[1] >= LEAST_CHANNELS else y
-        return _filtered(slices, self.transformed).transpose(0, 1)[None]
+        y = _filtered(slices, self.transformed)
+        if self.bias is not None:
+            y += self.bias.view(-1, 1, 1)
+        return y.transpose(0, 1)[None]
 
 
 def _filtered(x: torch.Tensor, transformed: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,128 @@
+"""Where a quick analysis looks closely.
+
+A glance, one pass over the volume at half the resolution, says where tumour may be. There, and where a box was found,
+windows of full resolution are laid; nothing else is segmented. They are laid round what was seen, not on the fixed
+tiling of the whole volume, so that fewer of them do and the tumour lies in their middle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+from torch.nn.functional import avg_pool3d, max_pool3d, pad
+
+from MTMed3DCore.inference.settings import GRANULE
+from MTMed3DCore.inference.tiling import Triple, Window, padded_extent, plan_windows
+
+FACTOR = 2
+UNLIKELY = 0.1
+"""Probability of any region from which the glance keeps a voxel; low, because it is no more than a glance."""
+MARGIN = 8
+"""Voxels of the working volume around what was seen that are kept as well; windows reach further."""
+LEAST_WINDOWS = 4
+"""With fewer windows over the whole volume the glance costs more than it can save."""
+
+Sides = Callable[[Triple], Triple]
+"""The sides of the windows that are to cover a region of an extent."""
+
+
+def glance(network: Any, volume: torch.Tensor, device: torch.device) -> npt.NDArray[np.bool_]:
+    """Where tumour may be, on the lattice of every second voxel, with the margin.
+
+    Args:
+        network: a `TaskNetwork` that segments.
+        volume: (1, C, X, Y, Z), sides multiples of 32.
+        device: the network's.
+
+    Returns:
+        (X / 2, Y / 2, Z / 2).
+    """
+    small = avg_pool3d(volume, FACTOR)
+    shape = (small.shape[2], small.shape[3], small.shape[4])
+    missing = [full - side for full, side in zip(padded_extent(shape), shape, strict=True)]
+    small = pad(small, (0, missing[2], 0, missing[1], 0, missing[0])).to(device)
+    logits = network.segment(small, network.encode(small))
+    likely = (logits[0].float().amax(0) >= torch.logit(torch.tensor(UNLIKELY)).item()).float()
+    reach = MARGIN // FACTOR
+    kept = max_pool3d(likely[None, None], 2 * reach + 1, stride=1, padding=reach)[0, 0] > 0
+    seen: npt.NDArray[np.bool_] = kept[: shape[0], : shape[1], : shape[2]].cpu().numpy()
+    return seen
+
+
+def focus_windows(
+    seen: npt.NDArray[np.bool_], boxes: npt.NDArray[np.float32], tiling: Sequence[Window], sides: Sides
+) -> list[Window]:
+    """Windows over what was seen and the boxes, on the lattice of the network's levels.
+
+    Args:
+        seen: as `glance` gives it.
+        boxes: (N, 6), half-open voxel boxes of the working volume.
+        tiling: the windows that cover the whole volume. Those of them that hold anything are the answer where laying
+            others would mean no less work.
+        sides: of windows over a region; no axis shorter than the tiling's.
+    """
+    seen = seen.copy()
+    for box in boxes:
+        lower = np.maximum(np.floor(box[:3] - MARGIN) // FACTOR, 0).astype(int)
+        upper = (np.ceil(box[3:] + MARGIN) // FACTOR).astype(int) + 1
+        seen[tuple(slice(low, high) for low, high in zip(lower, upper, strict=True))] = True
+    least = tiling[0].size
+    numbered, _ = ndimage.label(seen)
+    laid: dict[tuple[Triple, Triple], Window] = {}
+    for place in ndimage.find_objects(numbered):
+        axes = zip(place, least, seen.shape, strict=True)
+        bounds = [_lattice(axis.start * FACTOR, axis.stop * FACTOR, side, n * FACTOR) for axis, side, n in axes]
+        first = _triple(low for low, _ in bounds)
+        extent = _triple(high - low for low, high in bounds)
+        for window in plan_windows(extent, sides(extent))[1]:
+            moved = _moved(window, first)
+            laid[moved.start, moved.size] = moved
+    needed = [window for window in tiling if seen[_half(window)].any()]
+    if _voxels(needed) <= _voxels(laid.values()):
+        return needed
+    return list(laid.values())
+
+
+def cut(levels: Sequence[torch.Tensor], strides: Sequence[int], window: Window) -> list[torch.Tensor]:
+    """A window's part of the encoder's levels (B, C, x, y, z) of the whole volume."""
+    parts = []
+    for level, stride in zip(levels, strides, strict=True):
+        x, y, z = (slice(part.start // stride, part.stop // stride) for part in window.slices)
+        parts.append(level[..., x, y, z].contiguous())
+    return parts
+
+
+def _lattice(low: int, high: int, least: int, full: int) -> tuple[int, int]:
+    """The range of one axis widened to multiples of 32, and to a least length with its middle kept in the middle."""
+    first, last = low // GRANULE * GRANULE, -(-high // GRANULE) * GRANULE
+    if last - first >= least:
+        return first, min(last, full)
+    first = round(((low + high) / 2 - least / 2) / GRANULE) * GRANULE
+    first = min(max(first, 0), full - least)
+    return first, first + least
+
+
+def _moved(window: Window, by: Triple) -> Window:
+    lower, upper = (_triple(a + b for a, b in zip(bound, by, strict=True)) for bound in window.own)
+    return replace(window, start=_triple(a + b for a, b in zip(window.start, by, strict=True)), own=(lower, upper))
+
+
+def _half(window: Window) -> tuple[slice, ...]:
+    """The part that a window answers for, on the lattice of every second voxel."""
+    return tuple(slice(low // FACTOR, -(-high // FACTOR)) for low, high in zip(*window.own, strict=True))
+
+
+def _voxels(windows: Any) -> int:
+    return sum(prod(window.size) for window in windows)
+
+
+def _triple(values: Any) -> Triple:
+    x, y, z = values
+    return x, y, z
