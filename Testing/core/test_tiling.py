@@ -60,7 +60,7 @@ def test_the_cost_is_measured_only_where_there_is_a_choice(monkeypatch):
 
 
 def test_whether_a_volume_fits_follows_from_features_precision_and_memory(monkeypatch):
-    monkeypatch.setattr(measured, "memory_at_hand", lambda device: 2.0**29)
+    monkeypatch.setattr(measured, "memory_at_hand", lambda device: 1e9)
     fits = {
         (features, precision): fits_whole(SimpleNamespace(config={"feature_size": features}), BRAIN, CPU, precision)
         for features in (12, 48)
