@@ -1,12 +1,15 @@
 """The forward pass as this project computes it, beside one assembled from unmodified MONAI parts.
 
-    python benchmarks/speed.py -o OUT [--features 48 12] [--precisions fp32 bf16] [--study FOLDER] [--quick]
+    python benchmarks/speed.py -o OUT [--features 48 12] [--precisions fp32 bf16] [--quick]
+    python benchmarks/speed.py -o OUT --parts --study FOLDER --modes exact quick [--weights starter]
     python benchmarks/speed.py -o OUT --shapes      # what the cost model predicts against what windows take
 
 Each side has a process of its own, so that neither profits from the other's settings: the plain one runs as any script
 of its user would, ours with its allocator setting. They take turns, part by part, on the same weights and input: the
 encoder, each decoder, the whole window, and, with a study, everything from the prepared volume to regions and boxes
-(the plain side by MONAI's sliding window at overlap 0.25 over the whole volume, ours over the box of the brain).
+(the plain side by MONAI's sliding window at overlap 0.25 over the whole volume, ours over the box of the brain, in one
+mode or both). With ``--weights`` networks of any size have the function of a bundle's (`widening.py`), so that they
+find what it finds; the quick mode's time depends on that.
 Prints a table; writes ``speed.json`` and ``speed.png``. Time on the processor stands beside the clock's, because other
 programs disturb it less.
 """
@@ -29,6 +32,7 @@ import torch
 from speed_side import PARTS, SIDES, STUDY, count_flops
 
 from MTMed3DCore.evaluation.overlap import dice
+from MTMed3DCore.inference.pipeline import MODES
 
 SHAPES = (
     (64, 64, 64),
@@ -80,7 +84,7 @@ class Side:
 
 
 def compare(setting: dict[str, Any], parts: tuple[str, ...], repeats: int) -> list[dict[str, Any]]:
-    """A row for each part: both sides in turns, after one round that does not count."""
+    """A row for each part: both sides in turns, after a round that does not count; of a whole study every one does."""
     rows = []
     sides = {name: Side(name, setting) for name in SIDES}
     with tempfile.TemporaryDirectory() as folder:
@@ -88,10 +92,11 @@ def compare(setting: dict[str, Any], parts: tuple[str, ...], repeats: int) -> li
             for part in parts:
                 files = {name: Path(folder) / f"{name}.pt" for name in SIDES}
                 figures: dict[str, list[dict[str, float]]] = {name: [] for name in SIDES}
-                for turn in range(repeats + 1):
+                warm_up = 0 if part == STUDY else 1
+                for turn in range(warm_up + repeats):
                     for name, side in sides.items():
                         asked = side.ask(part, files[name] if turn == 0 else None)
-                        if turn:
+                        if turn >= warm_up:
                             figures[name].append(asked)
                 outputs = {name: torch.load(file, weights_only=True) for name, file in files.items()}
                 rows.append(_row(part, setting, figures) | _agreement(part, outputs["plain"], outputs["ours"]))
@@ -139,6 +144,11 @@ def print_head() -> None:
     )
 
 
+def _named(row: dict[str, Any]) -> str:
+    """The part, and of a study the mode."""
+    return f"{row['part']}, {row['mode']}" if "mode" in row else str(row["part"])
+
+
 def print_row(row: dict[str, Any]) -> None:
     """Of the table."""
     rate = f"{row['ours_gflops']:8.0f}" if "ours_gflops" in row else " " * 8
@@ -146,7 +156,7 @@ def print_row(row: dict[str, Any]) -> None:
     difference = f"{row['difference']:.1e}" if "difference" in row else " " * 7
     overlap = f"{min(row['dice']):.4f}" if "dice" in row else ""
     print(
-        f"{row['part']:22} {row['features']:4d} {row['precision']:>5} {row['plain_seconds']:8.3f} "
+        f"{_named(row):22} {row['features']:4d} {row['precision']:>5} {row['plain_seconds']:8.3f} "
         f"{row['ours_seconds']:8.3f} {row['ratio']:6.2f} {row['processor_ratio']:6.2f} {rate} {memory} "
         f"{difference} {overlap}",
         flush=True,
@@ -196,7 +206,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     axes.barh(places + 0.2, [row["ours_seconds"] for row in rows], 0.4, label="this project", color="#2f6f9f")
     for place, row in zip(places, rows, strict=True):
         axes.text(row["ours_seconds"], place + 0.2, f" {row['ratio']:.1f}x", va="center", fontsize=8)
-    axes.set_yticks(places, [f"{row['part']}, {row['features']} features, {row['precision']}" for row in rows])
+    axes.set_yticks(places, [f"{_named(row)}, {row['features']} features, {row['precision']}" for row in rows])
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_xlabel("seconds (median)")
@@ -211,14 +221,14 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--features", type=int, nargs="+", default=[48, 12])
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], choices=("fp32", "bf16"))
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS)
     parser.add_argument("--side", type=int, default=96, help="of a window in voxels")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--study", type=Path, help="folder of a study, measured end to end as well")
     parser.add_argument("--weights", help="bundle whose function networks of any size get; random weights without it")
     parser.add_argument("--study-repeats", type=int, default=2)
     parser.add_argument("--spacing", type=float, default=1.0, help="working spacing of the study in mm")
-    parser.add_argument("--mode", default="exact", choices=("exact", "quick"), help="of our side, for the study")
+    parser.add_argument("--modes", nargs="+", default=["exact"], choices=MODES, help="of our side, for the study")
     parser.add_argument("--shapes", action="store_true", help="check the cost model on ten shapes instead")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="12 features, 64 voxels, one repeat")
@@ -235,11 +245,12 @@ def main() -> None:
         for size in features:
             for precision in options.precisions:
                 setting = {"features": size, "side": side, "precision": precision, "device": options.device}
-                setting |= {"study": None, "spacing_mm": options.spacing, "mode": options.mode}
-                setting["weights"] = options.weights
-                rows += compare(setting, tuple(options.parts), repeats)
-                if options.study is not None:
-                    rows += compare(setting | {"study": str(options.study)}, (STUDY,), options.study_repeats)
+                setting |= {"study": None, "spacing_mm": options.spacing, "weights": options.weights}
+                if options.parts:
+                    rows += compare(setting, tuple(options.parts), repeats)
+                for mode in options.modes if options.study is not None else ():
+                    told = {"study": str(options.study), "mode": mode}
+                    rows += compare(setting | told, (STUDY,), options.study_repeats)
         against_fp32(rows)
     options.output.mkdir(parents=True, exist_ok=True)
     machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine()}

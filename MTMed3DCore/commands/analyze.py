@@ -99,8 +99,8 @@ def add_parser(subparsers: Subparsers) -> None:
         action="store_const",
         const="quick",
         default="exact",
-        help="for models of many windows: larger windows, segmentation only where a glance or a box asks for it, bf16 "
-        "where it pays; results differ slightly (docs/speed.md)",
+        help="for models of many windows: the brain encoded in one pass, segmentation only where a glance or a box "
+        "asks for it, bf16 where it pays; results differ (docs/speed.md)",
     )
     add_output_options(parser)
     parser.set_defaults(run=run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from MTMed3DCore.bundles import Bundle
 from MTMed3DCore.errors import Cancelled, OutOfResources, WrongUse
+from MTMed3DCore.findings import Findings
 from MTMed3DCore.geometry import Grid
 from MTMed3DCore.inference import InferenceSettings, analyze, choose_device, choose_precision
 from MTMed3DCore.notice import Notice
@@ -149,14 +151,73 @@ def test_the_cpu_computes_in_fp32_unless_told_otherwise() -> None:
         choose_precision("fp16", torch.device("cpu"))
 
 
-def test_the_quick_mode_finds_the_same_tumour_and_an_unknown_one_is_refused(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("MTMED3D_CACHE", str(tmp_path))
-    network = BrightTumourNetwork()
-    network.config = {"feature_size": 12}  # type: ignore[attr-defined]
-    exact = analyze(study(), bundle(), device="cpu")
-    quick = analyze(study(), bundle(), device="cpu", network=network, mode="quick")
+class CutNetwork(BrightTumourNetwork):
+    """Its levels may be cut into windows; remembers the sizes of what it encoded."""
+
+    level_strides = (2, 4, 8, 16, 32)
+    config = {"feature_size": 12}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.encoded: list[tuple[int, ...]] = []
+
+    def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
+        self.encoded.append(tuple(x.shape[2:]))
+        return super().encode(x)
+
+
+FINE = replace(SETTINGS, spacing_mm=0.5)
+"""At this spacing the study takes several windows."""
+
+
+def quickly(network: CutNetwork, *, check_uncertainty: bool = False) -> Findings:
+    """In fp32, whatever this machine is good at."""
+    options = {"mode": "quick", "precision": "fp32", "check_uncertainty": check_uncertainty}
+    return analyze(study(), bundle(FINE), device="cpu", network=network, **options)
+
+
+@pytest.fixture
+def little_memory(monkeypatch) -> None:
+    """Enough for the brain in one pass and for the model's own windows, not for larger ones."""
+    monkeypatch.setattr("MTMed3DCore.inference.measured.memory_at_hand", lambda device: 1.3e8)
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_the_quick_mode_encodes_the_brain_once_and_finds_the_same_tumour() -> None:
+    network = CutNetwork()
+    exact = analyze(study(), bundle(FINE), device="cpu", check_uncertainty=True)
+    quick = quickly(network, check_uncertainty=True)
     assert (exact.software["mode"], quick.software["mode"]) == ("exact", "quick")
-    assert (quick.labels == exact.labels).all()
     assert quick.labels.any()
+    assert (quick.labels == exact.labels).all()
+    assert len(quick.lesions) == len(exact.lesions) == 1
+    np.testing.assert_allclose(quick.lesions[0].box.center, exact.lesions[0].box.center, atol=1e-3)
+    whole = network.encoded[0]
+    assert max(whole) > 64
+    assert network.encoded.count(whole) == 2, "the study, and its mirror image"
+    assert len(network.encoded) == 5, "twice the whole and the glance, and once what is graded"
+    assert [each.code for each in quick.domain] == [each.code for each in exact.domain]
+
+
+def test_a_brain_too_large_for_one_pass_is_analysed_window_by_window(monkeypatch) -> None:
+    monkeypatch.setattr("MTMed3DCore.inference.measured.memory_at_hand", lambda device: 1e6)
+    network = CutNetwork()
+    assert quickly(network).labels.any()
+    assert max(max(shape) for shape in network.encoded) == 64
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_memory_that_fails_in_one_pass_is_named_and_the_windows_find_the_tumour() -> None:
+    class Small(CutNetwork):
+        def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
+            if max(x.shape[2:]) > 64:
+                raise MemoryError
+            return super().encode(x)
+
+    findings = quickly(Small())
+    assert "memory-not-whole" in [notice.code for notice in findings.warnings]
+    assert (findings.labels == analyze(study(), bundle(FINE), device="cpu").labels).all()
+
+
+def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(WrongUse, match="hasty"):
         analyze(study(), bundle(), device="cpu", mode="hasty")
