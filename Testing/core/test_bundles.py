@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from MTMed3DCore import bundles
-from MTMed3DCore.bundles.manifest import MANIFEST, write_manifest
+from MTMed3DCore.bundles.manifest import FORMAT, MANIFEST, MAX_CONFIG_BYTES, write_manifest
 from MTMed3DCore.bundles.published import PUBLISHED_REGION_THRESHOLD, published_settings, read_checkpoint
 from MTMed3DCore.bundles.search import MODELS_VARIABLE
+from MTMed3DCore.bundles.weights import check_header
 from MTMed3DCore.errors import ModelRefused, WrongUse
 from MTMed3DCore.hashing import file_sha256
 from MTMed3DCore.inference.settings import InferenceSettings
@@ -190,6 +191,36 @@ def test_weights_beyond_the_limit_are_refused_before_they_are_read(copy: Path) -
     content["files"][WEIGHTS]["bytes"] = (2 << 30) + 1
     (copy / MANIFEST).write_text(json.dumps(content))
     assert refused(copy).code == "weights-too-large"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"MR\x00\x00\x00\x00\x00\x00 weights, but without a header",
+        (9).to_bytes(8, "little") + b"{not JSON",
+        (40_000).to_bytes(8, "little") + b'{"a":' * 8_000,
+    ],
+)
+def test_what_is_no_safetensors_file_is_refused_by_its_header(content: bytes) -> None:
+    with pytest.raises(ModelRefused, match=r"there\.weights is no safetensors file") as refusal:
+        check_header(content, Path("there.weights"))
+    assert refusal.value.code == "weights-unreadable"
+
+
+@pytest.mark.parametrize(
+    ("manifest", "text"),
+    [
+        ("[]", "holds a list"),
+        ('{"format": "another/1", "files": {}}', "has format 'another/1'"),
+        ('{"format": "FORMAT", "files": []}', "has no object `files`"),
+        ("{" + " " * MAX_CONFIG_BYTES + "}", "at most"),
+        ("{", "is not valid JSON"),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused_with_what_it_holds(copy: Path, manifest: str, text: str) -> None:
+    (copy / MANIFEST).write_text(manifest.replace("FORMAT", FORMAT))
+    with pytest.raises(ModelRefused, match=text):
+        bundles.read_bundle(copy)
 
 
 def test_every_misfit_tensor_is_named(copy: Path) -> None:
