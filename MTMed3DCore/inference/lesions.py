@@ -34,6 +34,7 @@ from MTMed3DCore.findings import (
     volumes_ml,
 )
 from MTMed3DCore.geometry import CORNER_SIGNS, FloatArray, Grid, VoxelBox
+from MTMed3DCore.inference.settings import InferenceSettings
 from MTMed3DCore.measurements.region import measure_region
 from MTMed3DCore.notice import Notice
 
@@ -70,11 +71,8 @@ def find_lesions(
     boxes: Sequence[VoxelBox],
     scores: Sequence[float],
     grid: Grid,
+    settings: InferenceSettings,
     *,
-    region_thresholds: Sequence[float],
-    minimum_lesion_ml: float,
-    minimum_core_share: float = 0.0,
-    score_threshold: float = 0.0,
     plane: FloatArray | None = None,
     detects: bool = True,
 ) -> LesionSet:
@@ -85,26 +83,22 @@ def find_lesions(
         boxes: detected boxes in voxels of `grid`.
         scores: of the boxes, 0 to 1.
         grid: the native T1ce grid.
-        region_thresholds: probability from which a voxel belongs to each region.
-        minimum_lesion_ml: whole-tumour volume below which a component is noise.
-        minimum_core_share: share of core in a component, 0 to 1, below which it is left out where no box is about it
-            and another component has more core.
-        score_threshold: detections below it are left aside.
+        settings: the model's; its thresholds decide.
         detects: whether a detector looked for boxes at all; without one, a region scores its mean whole-tumour
             probability, and its box is the tight one.
         plane: between the hemispheres, of `MTMed3DCore.measurements.midplane`; without it no side is told.
     """
-    labels = label_map(regions, region_thresholds)
-    components = tumour_components(labels > 0, grid, minimum_lesion_ml)
+    labels = label_map(regions, settings.region_thresholds)
+    components = tumour_components(labels > 0, grid, settings.minimum_lesion_ml)
     labels[components == 0] = 0
     detections = [
         (inside, float(score))
         for box, score in zip(boxes, scores, strict=True)
-        if score >= score_threshold and (inside := _clipped(box, grid)) is not None
+        if score >= settings.score_threshold and (inside := _clipped(box, grid)) is not None
     ]
     extents = [VoxelBox.around(components == n) for n in range(1, int(components.max()) + 1)]
     notices: list[Notice] = []
-    coreless = _coreless(components, labels, minimum_core_share)
+    coreless = _coreless(components, labels, settings.minimum_core_share)
     if coreless.any():
         _clear_boxed(coreless, extents, [box for box, _ in detections])
         left_out = coreless[components]
@@ -118,7 +112,7 @@ def find_lesions(
         held = [n for n, owner in enumerate(owners, start=1) if owner == index]
         if held:
             lesions.append(_lesion_of_region(np.isin(components, held), labels, grid, score, "detection", plane))
-        elif not components[box.slices(grid.shape)].any():
+        elif score >= settings.bare_box_score and not components[box.slices(grid.shape)].any():
             lesions.append(_lesion_of_box(box, grid, score))
     for number, owner in enumerate(owners, start=1):
         if owner is not None:

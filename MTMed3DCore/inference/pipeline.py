@@ -272,10 +272,7 @@ def _measure(raw: RawResult, prepared: PreparedStudy, settings: InferenceSetting
         native_boxes(raw.boxes, prepared),
         raw.scores.tolist(),
         prepared.native,
-        region_thresholds=settings.region_thresholds,
-        minimum_lesion_ml=settings.minimum_lesion_ml,
-        minimum_core_share=settings.minimum_core_share,
-        score_threshold=settings.score_threshold,
+        settings,
         detects=raw.detects,
         plane=None if brain is None else midplane(brain, prepared.native),
     )

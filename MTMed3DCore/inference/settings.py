@@ -36,7 +36,9 @@ class InferenceSettings:
         nms_iou: overlap above which the weaker of two boxes is dropped.
         max_detections: boxes kept a study.
         minimum_lesion_ml: whole-tumour volume below which a region is taken for noise.
-        minimum_core_share: share of core below which brightness apart from the tumour is left out, 0 for never.
+        minimum_core_share: share of core below which a component of the whole tumour is left out where no box is about
+            it and another component has more core; 0 for never.
+        bare_box_score: detection score below which a box is not looked at in which nothing is segmented.
         grading_crop: side of the cube round the largest tumour that is graded, in working voxels; that of training.
         mirrored: segment the mirror image as well and take the mean of both, at about twice the time.
 
@@ -63,6 +65,7 @@ class InferenceSettings:
     max_detections: int = 10
     minimum_lesion_ml: float = 0.1
     minimum_core_share: float = 0.0
+    bare_box_score: float = 0.0
     grading_crop: int = 96
     mirrored: bool = False
 
@@ -85,6 +88,7 @@ class InferenceSettings:
             "max_detections": self.max_detections >= 1,
             "minimum_lesion_ml": self.minimum_lesion_ml >= 0,
             "minimum_core_share": 0 <= self.minimum_core_share <= 1,
+            "bare_box_score": 0 <= self.bare_box_score <= 1,
             "grading_crop": self.grading_crop >= GRANULE and self.grading_crop % GRANULE == 0,
         }
         for name, holds in checks.items():

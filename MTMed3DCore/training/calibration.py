@@ -27,6 +27,7 @@ FIRST_SEED = 20_000_000
 REGION_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 SMALLEST_LESIONS_ML = (0.1, 0.2, 0.5, 1.0, 2.0)
 SCORE_THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5)
+BARE_BOX_SCORES = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 CALIBRATION_STUDIES = 24
 WORTH_MIRRORING = 0.005
 """Gain in mean Dice for which a study may take twice the time."""
@@ -63,7 +64,7 @@ def run_over(
 
 
 def calibrated(settings: InferenceSettings, outcomes: Sequence[Outcome]) -> InferenceSettings:
-    """Settings with each region's threshold of best mean Dice, then the lesion thresholds of best F1.
+    """Settings with each region's threshold of best mean Dice, then the lesions' thresholds of best F1.
 
     The regions' thresholds come from studies with tumour: what is found without one is for the lesions' to drop.
     Of equally good thresholds the lowest is taken: a reader drops a false lesion sooner than he finds a missed one.
@@ -78,13 +79,15 @@ def calibrated(settings: InferenceSettings, outcomes: Sequence[Outcome]) -> Infe
         by_level = [region_dice(replace(settings, region_thresholds=(t,) * 3), with_tumour) for t in REGION_THRESHOLDS]
         best_levels = np.argmax(by_level, axis=0)
         settings = replace(settings, region_thresholds=[REGION_THRESHOLDS[level] for level in best_levels])
-    best, best_score = settings, -1.0
-    for smallest, score in product(SMALLEST_LESIONS_ML, SCORE_THRESHOLDS):
-        candidate = replace(settings, minimum_lesion_ml=smallest, score_threshold=score)
-        f1 = lesion_f1(candidate, outcomes)
-        if f1 > best_score + 1e-9:
-            best, best_score = candidate, f1
-    return best
+    pairs = product(SMALLEST_LESIONS_ML, SCORE_THRESHOLDS)
+    by_size = [replace(settings, minimum_lesion_ml=smallest, score_threshold=score) for smallest, score in pairs]
+    settings = _of_best_f1(by_size, outcomes)
+    return _of_best_f1([replace(settings, bare_box_score=score) for score in BARE_BOX_SCORES], outcomes)
+
+
+def _of_best_f1(candidates: Sequence[InferenceSettings], outcomes: Sequence[Outcome]) -> InferenceSettings:
+    """The first of the settings whose lesions have the highest F1."""
+    return candidates[int(np.argmax([round(lesion_f1(each, outcomes), 9) for each in candidates]))]
 
 
 def region_dice(settings: InferenceSettings, outcomes: Sequence[Outcome]) -> npt.NDArray[np.float64]:
@@ -130,10 +133,7 @@ def judged_lesions(settings: InferenceSettings, outcome: Outcome) -> list[tuple[
         [VoxelBox.from_list(box) for box in outcome.raw.boxes],
         list(outcome.raw.scores),
         grid,
-        region_thresholds=settings.region_thresholds,
-        minimum_lesion_ml=settings.minimum_lesion_ml,
-        minimum_core_share=settings.minimum_core_share,
-        score_threshold=settings.score_threshold,
+        settings,
         detects=outcome.raw.detects,
     ).lesions
     free = list(outcome.boxes)

@@ -7,6 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from MTMed3DCore.geometry import Grid, VoxelBox
+from MTMed3DCore.inference import InferenceSettings
 from MTMed3DCore.inference.lesions import find_lesions, label_map, tumour_components
 from MTMed3DCore.measurements import longest_diameter_mm
 
@@ -46,20 +47,10 @@ def lesions_of(
     regions: np.ndarray,
     boxes: list[list[float]],
     scores: list[float],
-    minimum_ml: float = 0.1,
-    minimum_core_share: float = 0.0,
+    **settings: float,
 ):
     detected = [VoxelBox.from_list(box) for box in boxes]
-    return find_lesions(
-        regions,
-        detected,
-        scores,
-        ISOTROPIC,
-        region_thresholds=HALF,
-        minimum_lesion_ml=minimum_ml,
-        minimum_core_share=minimum_core_share,
-        score_threshold=0.1,
-    )
+    return find_lesions(regions, detected, scores, ISOTROPIC, InferenceSettings(**settings))
 
 
 def voxel_box(lesion) -> list[float]:
@@ -72,7 +63,7 @@ def test_an_ellipsoid_on_an_oblique_grid_has_its_true_volume_and_diameter() -> N
     turn = Rotation.from_euler("zyx", [40, 25, 10], degrees=True).as_matrix()
     mask = ellipsoid(grid, centre, [28.0, 15.0, 12.0], turn)
     regions = np.stack([mask * 0.0, mask * 0.9, mask * 0.0])
-    found = find_lesions(regions, [], [], grid, region_thresholds=HALF, minimum_lesion_ml=0.1)
+    found = find_lesions(regions, [], [], grid, InferenceSettings())
     (lesion,) = found.lesions
     assert lesion.volumes_ml["whole_tumour"] == pytest.approx(4 / 3 * np.pi * 2.8 * 1.5 * 1.2, rel=0.01)
     assert lesion.volumes_ml["oedema"] == pytest.approx(lesion.volumes_ml["whole_tumour"])
@@ -119,7 +110,7 @@ def test_voxels_that_touch_across_thick_slices_are_one_tumour() -> None:
 
 
 def test_specks_below_the_least_volume_leave_labels_and_lesions() -> None:
-    found = lesions_of(regions_of(cube(10, 16), cube(50, 4)), [], [], minimum_ml=0.1)
+    found = lesions_of(regions_of(cube(10, 16), cube(50, 4)), [], [], minimum_lesion_ml=0.1)
     assert len(found.lesions) == 1
     assert found.labels[52, 52, 52] == 0
     assert sorted(np.unique(found.labels)) == [0, 1, 2, 4]
@@ -155,6 +146,15 @@ def test_a_box_without_tumour_is_a_lesion_without_volume_with_a_notice() -> None
     assert set(empty.volumes_ml.values()) == {0.0}
     assert empty.longest_diameter_mm == pytest.approx(np.sqrt(10**2 + 20**2 + 30**2))
     assert [notice.code for notice in found.notices] == ["box-without-region"]
+
+
+def test_a_box_without_a_region_is_left_aside_below_the_score_that_such_boxes_need():
+    boxes, regions = [[9, 9, 9, 27, 27, 27], [50, 50, 50, 60, 70, 80]], regions_of(cube(10, 16))
+    assert len(lesions_of(regions, boxes, [0.4, 0.6], bare_box_score=0.6).lesions) == 2
+    kept = lesions_of(regions, boxes, [0.4, 0.6], bare_box_score=0.7)
+    (lesion,) = kept.lesions
+    assert (lesion.origin, lesion.score) == ("detection", 0.4)
+    assert kept.notices == ()
 
 
 def test_two_tumours_in_one_box_are_one_lesion() -> None:

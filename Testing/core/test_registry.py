@@ -32,7 +32,6 @@ SMALL = {
     "resformer": {"blocks": [1, 1, 1, 1], "drop_path": 0.0},
     "mtmedformer": {},
 }
-HALF = (0.5, 0.5, 0.5)
 SIZE = {"mtmed3d": 12, "resformer": 8, "mtmedformer": 12}
 
 
@@ -163,7 +162,7 @@ def test_a_network_that_grades_images_sees_the_image_round_the_tumour_and_finds_
         chances.append(raw.hgg_probability)
     assert chances == pytest.approx([1.0, 0.0], abs=1e-6)
     assert not raw.detects
-    found = find_lesions(raw.regions, [], [], grid, region_thresholds=HALF, minimum_lesion_ml=0.1, detects=raw.detects)
+    found = find_lesions(raw.regions, [], [], grid, InferenceSettings(), detects=raw.detects)
     (lesion,), (notice,) = found.lesions, found.notices
     assert lesion.origin == "region"
     assert lesion.score == pytest.approx(1.0, abs=1e-3)  # not halved: nothing has contradicted it

@@ -224,6 +224,14 @@ def test_each_region_has_the_threshold_that_suits_it():
     assert chosen.region_thresholds == (0.5, 0.3, 0.3)
 
 
+def test_boxes_without_a_region_get_a_threshold_of_their_own_where_that_spares_false_lesions():
+    """Each study has a true box of .6 round a region; in one a box of .75 holds nothing and is false."""
+    start = InferenceSettings(anchor_shapes=[[5, 5, 5]], score_threshold=0.05)
+    chosen = calibrated(start, [outcome_of(0.9, 0.0, 0.6, 0.75), outcome_of(0.9, 0.0, 0.6, 0.01)])
+    assert (chosen.score_threshold, chosen.bare_box_score) == (0.05, 0.8)
+    assert lesion_f1(chosen, [outcome_of(0.9, 0.0, 0.6, 0.75)]) == 1.0
+
+
 def test_lesion_f1_pools_hits_misses_and_false_lesions_over_studies():
     settings = InferenceSettings(anchor_shapes=[[5, 5, 5]], score_threshold=0.05)
     found, missed = outcome_of(0.9, 0, 0.9, 0.2), outcome_of(0.1, 0, 0.01, 0.02)
