@@ -39,6 +39,8 @@ from MTMed3DCore.training.starter_card import CARD, MEAN
 FIRST_HELD_OUT_SEED = 10_000_000
 SHOWN = ("feature_size", "spacing_mm", "batch", "patch", "wide_patch", "wide_share", "balancing", "precision", "device")
 """Settings that the model card names."""
+LESION_THRESHOLDS = ("minimum_lesion_ml", "minimum_core_share", "score_threshold", "bare_box_score")
+"""Likewise."""
 TRAINED_ON = "synthetic studies only (MTMed3DCore.synthetic, family {family}); no patient data"
 MINIMUM_CORE_SHARE = 0.05
 """Brightness apart from the tumour with a smaller share of core is left out. Not calibrated: synthetic studies hardly
@@ -145,7 +147,7 @@ def write_starter(runs: Sequence[StarterRun], folder: Path, version: str, device
         **{name: getattr(training, name) for name in SHOWN},
         calibration=CALIBRATION_STUDIES,
         region_thresholds=", ".join(f"{level:g}" for level in settings.region_thresholds),
-        **{name: getattr(settings, name) for name in ("minimum_lesion_ml", "minimum_core_share", "score_threshold")},
+        **{name: getattr(settings, name) for name in LESION_THRESHOLDS},
         mirrored="; the mirror image is segmented as well" if settings.mirrored else "",
         **vars(figures),
     )

@@ -28,9 +28,10 @@ seeds give a like model, not the same one.
 | false whole tumour in tumour-free studies, median | {false_ml:.1f} ml of {tumour_free} studies |
 
 A voxel belongs to tumour core, whole tumour and enhancing tumour from the probabilities {region_thresholds}; a lesion
-is reported from {minimum_lesion_ml:g} ml and a box from score {score_threshold:g}{mirrored}: chosen on {calibration}
-other studies of that family. Brightness apart from the tumour with a share of core below {minimum_core_share:g} is left
-out, and a notice tells of it; that share was set by hand after real studies had shown such brightness.
+is reported from {minimum_lesion_ml:g} ml and a box from score {score_threshold:g}, one in which nothing is segmented
+from {bare_box_score:g}{mirrored}: chosen on {calibration} other studies of that family. Brightness apart from the
+tumour with a share of core below {minimum_core_share:g} is left out, and a notice tells of it; that share was set by
+hand after real studies had shown such brightness.
 
 Dice counts an empty region that is predicted empty as 1 and any other mismatch with an empty region as 0. On real
 studies expect less, above all for the core, the enhancing tumour and the grade.
