@@ -7,6 +7,7 @@ stand where the window stands in the whole volume, so boxes need no later shift 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,8 @@ def level_anchors(settings: InferenceSettings, window: Triple, levels: Sequence[
 class BoxCollector:
     """Gathers boxes window by window, then merges them once.
 
+    A window's boxes stay where its maps are, and their number is not asked for: a GPU need not wait before the end.
+
     Args:
         settings: anchors and thresholds.
         extent: sides of the working volume in voxels (without padding); boxes are clipped to it.
@@ -50,9 +53,9 @@ class BoxCollector:
         self._extent = extent
         self._coder = BoxCoder((1.0,) * 6)
         self._anchors: dict[tuple[Triple, ...], list[torch.Tensor]] = {}
-        self._found: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in settings.anchor_scales]
+        self._found: list[list[_Candidates]] = [[] for _ in settings.anchor_scales]
 
-    def add(self, maps: Sequence[Level], start: Triple, window: Triple, own: tuple[Triple, Triple]) -> int:
+    def add(self, maps: Sequence[Level], start: Triple, window: Triple, own: tuple[Triple, Triple]) -> None:
         """Take the boxes of one window.
 
         Args:
@@ -62,11 +65,8 @@ class BoxCollector:
             own: lower and upper bound (half-open, voxels of the working volume) of the part of the volume that this
                 window answers for; anchors with their centres elsewhere are left to the other windows.
 
-        Returns:
-            How many there were.
-
         Raises:
-            ModelRefused: the maps do not fit the anchors of the settings, or the chosen deltas are not finite.
+            ModelRefused: the maps do not fit the anchors of the settings.
         """
         settings = self._settings
         anchor_count = len(settings.anchor_shapes)
@@ -77,43 +77,65 @@ class BoxCollector:
                 f"{[int(scores.shape[1]) for scores, _ in maps]} by level.",
                 "Install the model again, or ask its maker.",
             )
+        for level, ((scores, deltas), anchors) in enumerate(zip(maps, self._anchors_of(maps, window), strict=True)):
+            probability = torch.sigmoid(scores[0].float()).permute(1, 2, 3, 0).reshape(-1)
+            codes = deltas[0].float().unflatten(0, (anchor_count, 6)).permute(2, 3, 4, 0, 1).reshape(-1, 6)
+            offset, lower, upper = (torch.tensor(each, device=anchors.device) for each in (start, *own))
+            centres = (anchors[:, :3] + anchors[:, 3:]) / 2 + offset
+            mine = ((centres >= lower) & (centres < upper)).all(dim=1)
+            asked = torch.where(mine & (probability > settings.score_threshold), probability, -1.0)
+            best, chosen = asked.topk(min(CANDIDATES_PER_LEVEL, len(asked)))
+            codes = codes[chosen]
+            boxes = self._coder.decode_single(codes, anchors[chosen] + offset.repeat(2))
+            self._found[level].append(_Candidates(boxes, best, torch.isfinite(codes).all(dim=1)))
+
+    def _anchors_of(self, maps: Sequence[Level], window: Triple) -> list[torch.Tensor]:
+        """A window's anchors by level, where its maps are."""
         shapes = tuple((int(s.shape[2]), int(s.shape[3]), int(s.shape[4])) for s, _ in maps)
         if (window, *shapes) not in self._anchors:
-            self._anchors[(window, *shapes)] = level_anchors(settings, window, shapes)
-        count = 0
-        for level, ((scores, deltas), anchors) in enumerate(zip(maps, self._anchors[(window, *shapes)], strict=True)):
-            probability = torch.sigmoid(scores[0].float()).permute(1, 2, 3, 0).reshape(-1).cpu()
-            codes = deltas[0].float().unflatten(0, (anchor_count, 6)).permute(2, 3, 4, 0, 1).reshape(-1, 6).cpu()
-            offset = torch.tensor(start * 2, dtype=torch.float32)
-            centres = (anchors[:, :3] + anchors[:, 3:]) / 2 + offset[:3]
-            mine = ((centres >= torch.tensor(own[0])) & (centres < torch.tensor(own[1]))).all(dim=1)
-            chosen = torch.where(mine & (probability > settings.score_threshold))[0]
-            best, rank = probability[chosen].topk(min(CANDIDATES_PER_LEVEL, len(chosen)))
-            chosen = chosen[rank]
-            if not torch.isfinite(codes[chosen]).all():
+            made = level_anchors(self._settings, window, shapes)
+            self._anchors[(window, *shapes)] = [each.to(maps[0][0].device) for each in made]
+        return self._anchors[(window, *shapes)]
+
+    def merged(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Boxes (N, 6), half-open voxels of the working volume, and scores (N,), best first.
+
+        Raises:
+            ModelRefused: the deltas of a box above the threshold are not finite.
+        """
+        boxes, scores = [torch.zeros((0, 6))], [torch.zeros(0)]
+        for level in self._found:
+            if not level:
+                continue
+            level_boxes = torch.cat([each.boxes for each in level]).cpu()
+            level_scores, rank = torch.cat([each.scores for each in level]).cpu().sort(descending=True, stable=True)
+            rank = rank[: min(CANDIDATES_PER_LEVEL, int((level_scores > 0).sum()))]
+            if not torch.cat([each.finite for each in level]).cpu()[rank].all():
                 raise ModelRefused(
                     "output-not-finite",
                     "The network's boxes are not finite.",
                     "Analyse with --precision fp32; if that does not help, the model is damaged.",
                 )
-            self._found[level].append((self._coder.decode_single(codes[chosen], anchors[chosen] + offset), best))
-            count += len(best)
-        return count
-
-    def merged(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Boxes (N, 6), half-open voxels of the working volume, and scores (N,), best first."""
-        boxes, scores = [torch.zeros((0, 6))], [torch.zeros(0)]
-        for level in self._found:
-            if not level:
-                continue
-            level_boxes = torch.cat([each for each, _ in level])
-            level_scores, rank = torch.cat([each for _, each in level]).sort(descending=True, stable=True)
-            rank, level_scores = rank[:CANDIDATES_PER_LEVEL], level_scores[:CANDIDATES_PER_LEVEL]
             clipped, kept = clip_boxes_to_image(level_boxes[rank], self._extent, remove_empty=True)
             boxes.append(torch.as_tensor(clipped))
-            scores.append(level_scores[torch.as_tensor(kept)])
+            scores.append(level_scores[: len(rank)][torch.as_tensor(kept)])
         all_boxes, all_scores = torch.cat(boxes), torch.cat(scores)
         keep = torch.as_tensor(
             non_max_suppression(all_boxes, all_scores, self._settings.nms_iou, self._settings.max_detections)
         ).long()
         return all_boxes[keep].numpy(), all_scores[keep].numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidates:
+    """The best anchors of a level of a window.
+
+    Args:
+        boxes: (N, 6).
+        scores: (N,), -1 where there are fewer that are asked for.
+        finite: (N,), whether the network's numbers are.
+    """
+
+    boxes: torch.Tensor
+    scores: torch.Tensor
+    finite: torch.Tensor

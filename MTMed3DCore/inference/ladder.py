@@ -29,6 +29,7 @@ class Rung:
         batch: windows at a time.
         notice: what the findings say if it came to this.
         focused: the whole volume is encoded at once, and segmented only where something gives reason to.
+        on_host: the volume and the regions stay in the host's memory; the CPU is its own host.
     """
 
     device: torch.device
@@ -36,12 +37,11 @@ class Rung:
     batch: int
     notice: Notice | None = None
     focused: bool = False
+    on_host: bool = False
 
 
 def ladder(device: torch.device, window: Triple, batch: int, may_leave: bool, focused: bool = False) -> list[Rung]:
     """Ways to run in the order in which they are tried.
-
-    Results are gathered on the host in every case.
 
     Args:
         device: the first choice.
@@ -63,6 +63,9 @@ def ladder(device: torch.device, window: Triple, batch: int, may_leave: bool, fo
             f"The memory of {device} did not suffice for the model's windows; windows of {SMALLEST} voxels were used."
         )
         rungs.append(Rung(device, small, 1, Notice("memory-small-windows", text)))
+    if device.type != "cpu":
+        text = f"The memory of {device} did not suffice for the regions; they were gathered on the host."
+        rungs.append(Rung(device, small, 1, Notice("memory-on-host", text), on_host=True))
     if may_leave and device.type != "cpu":
         rungs.append(Rung(torch.device("cpu"), window, 1, left_notice(device)))
     return rungs

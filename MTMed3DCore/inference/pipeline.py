@@ -132,7 +132,7 @@ def analyze(
         def run(rung: Rung) -> tuple[RawResult, float | None]:
             here = network if rung.device == target else bundle.load(rung.device)
             computed = chosen if rung.device == target else choose_precision(precision, rung.device)
-            way: dict[str, Any] = {"window": rung.window, "batch": rung.batch}
+            way: dict[str, Any] = {"window": rung.window, "batch": rung.batch, "on_host": rung.on_host}
             if rung.focused:
                 way["focus"] = focus_sides(here, len(SEQUENCES), settings.window, rung.device, computed)
             result = run_network(here, prepared, settings, rung.device, computed, progress, **way)

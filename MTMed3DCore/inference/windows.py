@@ -12,6 +12,7 @@ import torch
 from monai.data.utils import compute_importance_map
 from scipy import ndimage
 
+from MTMed3DCore.allocator import give_back_freed_memory
 from MTMed3DCore.errors import ModelRefused
 from MTMed3DCore.findings import WHOLE_TUMOUR
 from MTMed3DCore.geometry import VoxelBox
@@ -62,6 +63,7 @@ def run_network(
     window: Triple | None = None,
     batch: int = 1,
     focus: Sides | None = None,
+    on_host: bool = False,
 ) -> RawResult:
     """Run every task of a network on a prepared study.
 
@@ -80,6 +82,8 @@ def run_network(
         focus: encode the whole volume in one pass, detect in it, and segment only where a glance or a box gives reason
             to, in windows of the sides that this gives; see `MTMed3DCore.inference.focus`. Where there are few windows,
             or the network's levels cannot be cut into windows, everything is computed all the same.
+        on_host: keep the volume and the regions in the host's memory, and bring windows to the device one by one;
+            otherwise all is on the device until the end, and nothing waits for it in between.
 
     Raises:
         ModelRefused: outputs that are not finite or do not fit the settings.
@@ -88,10 +92,10 @@ def run_network(
     device = torch.device(device)
     padded, windows = plan_windows(prepared.grid.shape, window or settings.window)
     order = [SEQUENCES.index(name) for name in settings.channel_order]
-    # The volume stays on the CPU; a batch of windows at a time goes to the device.
     volume = torch.zeros((1, len(order), *padded))
     x, y, z = prepared.grid.shape
     volume[0, :, :x, :y, :z] = torch.from_numpy(prepared.image[order])
+    volume = volume if on_host else volume.to(device)
     run = _Run(network, volume, settings, device, precision, progress, BoxCollector(settings, prepared.grid.shape))
     tasks = getattr(network, "tasks", TASKS)
     may_focus = "segmentation" in tasks and getattr(network, "level_strides", None) is not None
@@ -107,7 +111,7 @@ def run_network(
             return RawResult(regions, found, scores, None, run.detects)
         # One voxel of grace, so that interpolation to the native grid leaves tumour at the brain's surface whole.
         brain = ndimage.binary_dilation(prepared.brain)
-        regions = np.where(brain, probabilities[:, :x, :y, :z].numpy(), np.float32(0.0))
+        regions = np.where(brain, probabilities[:, :x, :y, :z].cpu().numpy(), np.float32(0.0))
         progress("infer", GRADING_FROM, "Grading")
         tumour = settings.regions_of(regions)[WHOLE_TUMOUR]
         grade = None
@@ -127,7 +131,7 @@ class _Run:
 
     Args:
         network, settings, device, precision, progress: as in `run_network`.
-        volume: (1, C, X, Y, Z), padded, on the CPU.
+        volume: (1, C, X, Y, Z), padded; the regions are gathered where it is.
         boxes: takes the boxes.
     """
 
@@ -143,7 +147,7 @@ class _Run:
     def __post_init__(self) -> None:
         x, y, z = self.volume.shape[2:]
         self.padded: Triple = (x, y, z)
-        self.stitch = _Stitch(self.padded)
+        self.stitch = _Stitch(self.padded, self.volume.device)
 
     def rounded(self) -> torch.autocast:
         """In bf16 where that is asked for."""
@@ -174,6 +178,7 @@ class _Run:
             levels = self.network.encode(self._part(whole))
             detection = self.network.detect(levels)
         self._take_boxes(detection, [whole])
+        give_back_freed_memory()  # what a whole brain took lies in pieces that no window fits into
         self.progress("infer", WHOLE_SHARE, "Glance")
         with self.rounded():
             seen = glance(self.network, self.volume, self.device)
@@ -202,7 +207,7 @@ class _Run:
             if segmentation is None:
                 return
             views = [segmentation, *_mirrored(self.network, part, self.settings)]
-        self.stitch.add(windows, [view.float().cpu() for view in views])
+        self.stitch.add(windows, [view.float().to(self.volume.device) for view in views])
 
 
 class _Stitch:
@@ -210,27 +215,21 @@ class _Stitch:
 
     Args:
         padded: sides of the volume.
+        device: where they are gathered.
     """
 
-    def __init__(self, padded: Triple) -> None:
+    def __init__(self, padded: Triple, device: torch.device) -> None:
         self._weights: dict[Triple, torch.Tensor] = {}
-        self._total = torch.zeros(padded)
+        self._total = torch.zeros(padded, device=device)
+        self._finite = torch.tensor(True, device=device)  # asked at the end: a GPU need not wait for it
         self._sum: torch.Tensor | None = None
 
     def add(self, windows: Sequence[Window], views: Sequence[torch.Tensor]) -> None:
-        """The logits (B, R, X, Y, Z) of some windows, seen in one or more views.
-
-        Raises:
-            ModelRefused: ``output-not-finite``.
-        """
-        if not all(bool(torch.isfinite(view).all()) for view in views):
-            raise ModelRefused(
-                "output-not-finite",
-                "The network's segmentation is not finite.",
-                "Analyse with --precision fp32; if that does not help, the model is damaged.",
-            )
+        """The logits (B, R, X, Y, Z) of some windows, seen in one or more views."""
         if self._sum is None:
-            self._sum = torch.zeros((views[0].shape[1], *self._total.shape))
+            self._sum = self._total.new_zeros((views[0].shape[1], *self._total.shape))
+        for view in views:
+            self._finite = self._finite & torch.isfinite(view).all()
         likely = torch.stack([view.sigmoid() for view in views]).mean(0)
         for index, window in enumerate(windows):
             weight = self._weight(window.size)
@@ -240,13 +239,25 @@ class _Stitch:
     def _weight(self, size: Triple) -> torch.Tensor:
         """Of the voxels of a window."""
         if size not in self._weights:
-            gaussian = compute_importance_map(size, mode="gaussian", sigma_scale=0.125, device="cpu")
+            gaussian = compute_importance_map(size, mode="gaussian", sigma_scale=0.125, device=self._total.device)
             self._weights[size] = gaussian.float()
         return self._weights[size]
 
     def probabilities(self) -> torch.Tensor | None:
-        """(R, X, Y, Z), zero where no window was segmented; None where none was at all."""
-        return None if self._sum is None else self._sum.div_(self._total.where(self._total > 0, 1.0))
+        """(R, X, Y, Z), zero where no window was segmented; None where none was at all.
+
+        Raises:
+            ModelRefused: ``output-not-finite``.
+        """
+        if self._sum is None:
+            return None
+        if not bool(self._finite):
+            raise ModelRefused(
+                "output-not-finite",
+                "The network's segmentation is not finite.",
+                "Analyse with --precision fp32; if that does not help, the model is damaged.",
+            )
+        return self._sum.div_(self._total.where(self._total > 0, 1.0))
 
 
 def _mirrored(network: Any, part: torch.Tensor, settings: InferenceSettings) -> list[torch.Tensor]:

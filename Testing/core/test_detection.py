@@ -125,5 +125,16 @@ def test_deltas_that_are_not_finite_are_refused() -> None:
     maps = silent_maps()
     maps[0][0][0, 0, 1, 1, 1] = 3.0
     maps[0][1][0, 2, 1, 1, 1] = float("nan")
+    collector = BoxCollector(SETTINGS, (64, 64, 32))
+    collector.add(maps, (0, 0, 0), WINDOW, EVERYTHING)
     with pytest.raises(ModelRefused, match="not finite"):
-        BoxCollector(SETTINGS, (64, 64, 32)).add(maps, (0, 0, 0), WINDOW, EVERYTHING)
+        collector.merged()
+
+
+def test_deltas_that_are_not_finite_matter_only_where_a_box_is_asked_for() -> None:
+    maps = silent_maps()
+    put(maps, [40, 20, 4, 60, 40, 24], (0, 0, 0), 0, (12, 7, 3), 0, logit=1.0)
+    maps[0][1][0, 2, 1, 1, 1] = float("nan")
+    collector = BoxCollector(SETTINGS, (64, 64, 32))
+    collector.add(maps, (0, 0, 0), WINDOW, EVERYTHING)
+    assert len(collector.merged()[0]) == 1

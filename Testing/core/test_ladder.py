@@ -45,10 +45,12 @@ def test_a_gpu_tries_one_window_at_a_time_then_smaller_ones_then_the_cpu() -> No
         ("cuda", (96, 128, 64), 4),
         ("cuda", (96, 128, 64), 1),
         ("cuda", (64, 64, 64), 1),
+        ("cuda", (64, 64, 64), 1),
         ("cpu", (96, 128, 64), 1),
     ]
     codes = [None if each.notice is None else each.notice.code for each in rungs]
-    assert codes == [None, "memory-one-window", "memory-small-windows", "device-fallback"]
+    assert codes == [None, "memory-one-window", "memory-small-windows", "memory-on-host", "device-fallback"]
+    assert [each.on_host for each in rungs] == [False, False, False, True, False]
 
 
 def test_a_quick_analysis_goes_window_by_window_before_anything_else_changes() -> None:
@@ -63,7 +65,7 @@ def test_a_quick_analysis_goes_window_by_window_before_anything_else_changes() -
 
 
 def test_a_device_that_was_asked_for_is_not_left_and_the_smallest_window_not_divided() -> None:
-    assert [each.device.type for each in ladder(CUDA, (96, 96, 96), 1, may_leave=False)] == ["cuda", "cuda"]
+    assert [each.device.type for each in ladder(CUDA, (96, 96, 96), 1, may_leave=False)] == ["cuda"] * 3
     assert len(ladder(torch.device("cpu"), (64, 64, 64), 1, may_leave=True)) == 1
 
 
@@ -71,7 +73,7 @@ def test_the_first_rung_that_suffices_serves() -> None:
     rungs = ladder(CUDA, (96, 96, 96), 4, may_leave=True)
     assert climbed(rungs, lambda rung: True) is rungs[0]
     assert climbed(rungs, lambda rung: rung.batch == 1) is rungs[1]
-    assert climbed(rungs, lambda rung: rung.device.type == "cpu") is rungs[3]
+    assert climbed(rungs, lambda rung: rung.device.type == "cpu") is rungs[4]
     with pytest.raises(torch.OutOfMemoryError):
         climbed(rungs, lambda rung: False)
 

@@ -118,6 +118,31 @@ def test_windows_in_batches_give_what_they_give_one_by_one() -> None:
     np.testing.assert_allclose(together.boxes, alone.boxes, atol=1e-4)
 
 
+def test_regions_gathered_on_the_host_are_the_same() -> None:
+    prepared = prepared_study()
+    there = run_network(LocalNetwork(), prepared, SETTINGS, on_host=True)
+    here = run_network(LocalNetwork(), prepared, SETTINGS)
+    np.testing.assert_array_equal(there.regions, here.regions)
+    np.testing.assert_array_equal(there.boxes, here.boxes)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_one_voxel_that_is_not_finite_is_enough_for_a_refusal(value: float) -> None:
+    prepared = prepared_study((200, 70, 100))
+    network = LocalNetwork()
+    plain = network.segment
+
+    def spoilt(x: torch.Tensor, features: list[torch.Tensor]) -> torch.Tensor:
+        logits = plain(x, features)
+        if network.encoded == 2:
+            logits[0, 1, 3, 4, 5] = value
+        return logits
+
+    network.segment = spoilt  # type: ignore[method-assign]
+    with pytest.raises(ModelRefused, match="segmentation is not finite"):
+        run_network(network, prepared, SETTINGS)
+
+
 def test_windows_of_three_sides_stitch_alike() -> None:
     prepared = prepared_study()
     cubic = run_network(LocalNetwork(), prepared, SETTINGS)
