@@ -67,24 +67,19 @@ def _block(block: Any, tokens: torch.Tensor, order: TokenOrder) -> torch.Tensor:
 def _attended(block: Any, tokens: torch.Tensor, order: TokenOrder) -> torch.Tensor:
     """What the attention within boxes adds, (B, L, C) box by box; so many boxes at a time as `CHUNK_BYTES` allows."""
     attention, norm = block.attn, block.norm1
-    biases = _biases(attention, order, _computed_in(tokens))
+    biases: _Biases = []
     seen, first = [], 0
-    for kind, bias in zip(order.kinds, biases, strict=True):
+    for number, kind in enumerate(order.kinds):
         places = len(kind.places)
         most = max(1, CHUNK_BYTES // (3 * places * tokens.shape[-1] * len(tokens) * tokens.element_size()))
         for start in range(0, kind.count, most):
             count = min(most, kind.count - start)
             index = order.index.narrow(0, first + start * places, count * places)
             qkv = attention.qkv(norm(tokens.index_select(1, index)))
-            seen.append(attention.proj(_attend(attention, qkv, kind, bias)))
+            biases = biases or _biases(attention, order, qkv.dtype)
+            seen.append(attention.proj(_attend(attention, qkv, kind, biases[number])))
         first += kind.count * places
     return seen[0] if len(seen) == 1 else torch.cat(seen, dim=1)
-
-
-def _computed_in(tokens: torch.Tensor) -> torch.dtype:
-    """The type of what a linear layer makes of these tokens."""
-    kind = tokens.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tokens.dtype
 
 
 def _attend(attention: Any, qkv: torch.Tensor, kind: Kind, bias: torch.Tensor) -> torch.Tensor:
