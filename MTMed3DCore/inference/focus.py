@@ -20,6 +20,7 @@ from torch.nn.functional import avg_pool3d, max_pool3d, pad
 
 from MTMed3DCore.inference.settings import GRANULE
 from MTMed3DCore.inference.tiling import Triple, Window, padded_extent, plan_windows
+from MTMed3DCore.networks.registry import TASKS
 
 FACTOR = 2
 UNLIKELY = 0.1
@@ -31,6 +32,12 @@ LEAST_WINDOWS = 4
 
 Sides = Callable[[Triple], Triple]
 """The sides of the windows that are to cover a region of an extent."""
+
+
+def may_focus(network: Any, tiling: Sequence[Window]) -> bool:
+    """Whether a network can be used so, and whether it is worth while for the windows that cover a volume."""
+    segments = "segmentation" in getattr(network, "tasks", TASKS)
+    return segments and getattr(network, "level_strides", None) is not None and len(tiling) >= LEAST_WINDOWS
 
 
 def glance(network: Any, volume: torch.Tensor, device: torch.device) -> npt.NDArray[np.bool_]:

@@ -31,10 +31,12 @@ from MTMed3DCore.domain.uncertainty import mirror_disagreement
 from MTMed3DCore.errors import OutOfResources, WrongUse
 from MTMed3DCore.findings import Findings, Grade, Lesion
 from MTMed3DCore.geometry import VoxelBox
+from MTMed3DCore.inference.focus import may_focus
 from MTMed3DCore.inference.ladder import GPU_BATCH, Rung, climb_down, ladder, left_notice, short_of_memory
 from MTMed3DCore.inference.lesions import find_lesions
 from MTMed3DCore.inference.measured import bf16_pays, fits_whole, focus_sides
 from MTMed3DCore.inference.settings import InferenceSettings
+from MTMed3DCore.inference.tiling import plan_windows
 from MTMed3DCore.inference.windows import RawResult, run_network
 from MTMed3DCore.measurements import compare, midplane
 from MTMed3DCore.networks.interface import TaskNetwork
@@ -255,7 +257,9 @@ def _ways(
 ) -> list[Rung]:
     """How to run, and how else where memory is short."""
     window = (settings.window,) * 3
-    focused = mode == "quick" and fits_whole(network, prepared.grid.shape, device, precision)
+    extent = prepared.grid.shape
+    worth = mode == "quick" and may_focus(network, plan_windows(extent, settings.window)[1])
+    focused = worth and fits_whole(network, extent, device, precision)
     return ladder(device, window, GPU_BATCH if device.type == "cuda" else 1, may_leave, focused)
 
 

@@ -17,7 +17,7 @@ from MTMed3DCore.errors import ModelRefused
 from MTMed3DCore.findings import WHOLE_TUMOUR
 from MTMed3DCore.geometry import VoxelBox
 from MTMed3DCore.inference.detection import BoxCollector, Level
-from MTMed3DCore.inference.focus import LEAST_WINDOWS, Sides, cut, focus_windows, glance
+from MTMed3DCore.inference.focus import Sides, cut, focus_windows, glance, may_focus
 from MTMed3DCore.inference.settings import GRANULE, InferenceSettings
 from MTMed3DCore.inference.tiling import Triple, Window, plan_windows
 from MTMed3DCore.networks.registry import TASKS
@@ -83,7 +83,7 @@ def run_network(
             to, in windows of the sides that this gives; see `MTMed3DCore.inference.focus`. Where there are few windows,
             or the network's levels cannot be cut into windows, everything is computed all the same.
         on_host: keep the volume and the regions in the host's memory, and bring windows to the device one by one;
-            otherwise all is on the device until the end, and nothing waits for it in between.
+            otherwise all is on the device, and nothing waits for it before the end, or before the glance is seen.
 
     Raises:
         ModelRefused: outputs that are not finite or do not fit the settings.
@@ -97,10 +97,8 @@ def run_network(
     volume[0, :, :x, :y, :z] = torch.from_numpy(prepared.image[order])
     volume = volume if on_host else volume.to(device)
     run = _Run(network, volume, settings, device, precision, progress, BoxCollector(settings, prepared.grid.shape))
-    tasks = getattr(network, "tasks", TASKS)
-    may_focus = "segmentation" in tasks and getattr(network, "level_strides", None) is not None
     with torch.inference_mode():
-        if focus is not None and may_focus and len(windows) >= LEAST_WINDOWS:
+        if focus is not None and may_focus(network, windows):
             run.closely(windows, focus)
         else:
             run.everywhere(windows, batch)
@@ -115,7 +113,7 @@ def run_network(
         progress("infer", GRADING_FROM, "Grading")
         tumour = settings.regions_of(regions)[WHOLE_TUMOUR]
         grade = None
-        if tumour.any() and "grading" in tasks:
+        if tumour.any() and "grading" in getattr(network, "tasks", TASKS):
             # As large as in training, unless memory is short.
             side = min(settings.grading_crop, *(window or (settings.window,) * 3))
             with run.rounded():

@@ -218,6 +218,18 @@ def test_memory_that_fails_in_one_pass_is_named_and_the_windows_find_the_tumour(
     assert (findings.labels == analyze(study(), bundle(FINE), device="cpu").labels).all()
 
 
+def test_where_nothing_is_focused_short_memory_is_not_blamed_on_the_whole_brain() -> None:
+    class OneWindow(CutNetwork):
+        def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
+            self.encoded.append(tuple(x.shape[2:]))
+            raise MemoryError
+
+    network = OneWindow()
+    with pytest.raises(OutOfResources):
+        analyze(study(), bundle(), device="cpu", network=network, mode="quick", precision="fp32")
+    assert len(network.encoded) == 1
+
+
 def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(WrongUse, match="hasty"):
         analyze(study(), bundle(), device="cpu", mode="hasty")
