@@ -27,9 +27,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from MTMed3DCore.federation.aggregation import aggregate
 from MTMed3DCore.federation.laplace import FLOOR
 from MTMed3DCore.federation.matching import match
-from MTMed3DCore.federation.ownership import owner
 from MTMed3DCore.federation.symmetry import Place, UnitGroup
 from MTMed3DCore.federation.updates import GlobalState, SiteUpdate
+from MTMed3DCore.networks.ownership import owner
 
 WIDTH, HEADS, HEAD, HIDDEN, TOKENS = 32, 4, 8, 48, 8
 TASKS = ("segmentation", "grading")

@@ -12,10 +12,10 @@ from MTMed3DCore.datalist import Case
 from MTMed3DCore.errors import InputRefused
 from MTMed3DCore.federation.laplace import precision, pull_towards
 from MTMed3DCore.federation.measuring import Row, measure, summarise
-from MTMed3DCore.federation.ownership import owner
 from MTMed3DCore.federation.plan import Plan
 from MTMed3DCore.federation.privacy import blur
 from MTMed3DCore.federation.updates import STUDIES, GlobalState, SiteUpdate, is_statistic
+from MTMed3DCore.networks.ownership import owner
 from MTMed3DCore.progress import Progress, silent
 from MTMed3DCore.training.distributed import Team
 from MTMed3DCore.training.examples import ExampleCache

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from MTMed3DCore.federation.ownership import owner
+from MTMed3DCore.networks.ownership import owner
 
 Tensors = Mapping[str, torch.Tensor]
 STUDIES = "studies"

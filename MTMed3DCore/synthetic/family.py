@@ -78,35 +78,38 @@ class Family:
     slice_blur_mm: Range = (1.0, 2.6)
 
 
+# No scanner, no protocol and no brain alike: healthy tissue about twice as varied, more shading, noise and curve,
+# and coils that leave the surface brighter than the depth. Half of the low-grade tumours enhance, as many of grade
+# 3 do; oedema may reach further than the core is wide, and is never as faint as a coil's shading.
+_VARIED = replace(
+    Family(),
+    low_grade_enhancing=0.5,
+    low_grade_patches=(0.4, 2.2),
+    oedema_reach=(2.0, 30.0),
+    oedema_strength=(0.6, 1.0),
+    white_t1=(0.70, 1.03),
+    grey_t1=(0.46, 0.78),
+    fluid_t1=(0.02, 0.46),
+    white_t2=(0.22, 0.46),
+    grey_t2=(0.37, 0.62),
+    fluid_t2=(0.80, 2.20),
+    white_flair=(0.36, 0.68),
+    grey_over_white_flair=(-0.06, 0.27),
+    bright_cortex=0.7,
+    bright_cortex_flair=(0.05, 0.32),
+    fluid_flair=(0.02, 0.44),
+    curve=0.18,
+    bias=(0.0, 0.25),
+    bias_mm=(16.0, 60.0),
+    coil=(0.0, 0.4),
+    wide_sinuses=0.5,
+    noise=(0.002, 0.03),
+)
 FAMILIES = {
     "default": Family(),
-    # No scanner, no protocol and no brain alike: healthy tissue about twice as varied, more shading, noise and curve,
-    # and coils that leave the surface brighter than the depth. Half of the low-grade tumours enhance, as many of grade
-    # 3 do; oedema may reach further than the core is wide, and is never as faint as a coil's shading.
-    "varied": replace(
-        Family(),
-        low_grade_enhancing=0.5,
-        low_grade_patches=(0.4, 2.2),
-        oedema_reach=(2.0, 30.0),
-        oedema_strength=(0.6, 1.0),
-        white_t1=(0.70, 1.03),
-        grey_t1=(0.46, 0.78),
-        fluid_t1=(0.02, 0.46),
-        white_t2=(0.22, 0.46),
-        grey_t2=(0.37, 0.62),
-        fluid_t2=(0.80, 2.20),
-        white_flair=(0.36, 0.68),
-        grey_over_white_flair=(-0.06, 0.27),
-        bright_cortex=0.7,
-        bright_cortex_flair=(0.05, 0.32),
-        fluid_flair=(0.02, 0.44),
-        curve=0.18,
-        bias=(0.0, 0.25),
-        bias_mm=(16.0, 60.0),
-        coil=(0.0, 0.4),
-        wide_sinuses=0.5,
-        noise=(0.002, 0.03),
-    ),
+    "varied": _VARIED,
+    # For decoders that are to tell tumour from none.
+    "varied_free": replace(_VARIED, tumour_free=0.5),
     # Settings are chosen on this one: its ranges are shifted against the default ones, and overlap them.
     "held_out": replace(
         Family(),

@@ -94,6 +94,11 @@ class TrainSettings:
                 text = f"The training setting {name} cannot be {getattr(self, name)!r}."
                 raise WrongUse("training-setting", text, "See docs/training.md for what it may be.")
 
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The tasks with a loss: all of them, unless a kind of run holds some."""
+        return self.tasks
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
         return {**asdict(self), "tasks": list(self.tasks)}
@@ -121,6 +126,8 @@ class StarterSettings(TrainSettings):
         steps: number of optimiser steps instead of a time, where runs are to be compared; 0 for the time.
         study_shape: voxels of a synthetic study.
         family: of synthetic studies.
+        only: tasks whose own decoders alone are trained, with ``fixed`` balancing; the encoder and all other decoders
+            stay as they are. Everything is trained where empty.
     """
 
     feature_size: int = 12
@@ -132,11 +139,21 @@ class StarterSettings(TrainSettings):
     steps: int = 0
     study_shape: tuple[int, int, int] = (80, 96, 80)
     family: str = "varied"
+    only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         x, y, z = self.study_shape
         object.__setattr__(self, "study_shape", (x, y, z))
+        object.__setattr__(self, "only", tuple(self.only))
+        if self.only and not (set(self.only) <= set(self.tasks) and self.balancing == "fixed"):
+            text = f"The training setting only cannot be {self.only!r} with {self.tasks!r} and {self.balancing}."
+            raise WrongUse("training-setting", text, "Name tasks of the network, and weigh them by fixed weights.")
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The tasks with a loss."""
+        return self.only or self.tasks
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def best_snapshot(folder: Path, device: str = "cpu") -> StarterRun:
             continue
         _, score = tried(*trained_network(run, device), STOPPING_STUDIES, device)
         print(f"{run.steps} steps: mean Dice {score:.3f} on {STOPPING_STUDIES} held-out studies", flush=True)
-        if score > best_score:
+        if score >= best_score:  # of equals the last: a run that holds the segmentation does not change it
             best, best_score = run, score
     return best
 
@@ -181,7 +181,8 @@ def main() -> None:
     parser.add_argument("--family", choices=tuple(FAMILIES), default=defaults.family, help="of the synthetic studies")
     parser.add_argument("--average", type=Path, nargs="+", default=[], help="earlier runs to take the mean with")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=defaults.tasks, help="all unless said")
-    parser.add_argument("--from", dest="earlier", type=Path, help="folder of a run to go on from")
+    parser.add_argument("--only", nargs="+", choices=TASKS, default=(), help="train the decoders of these tasks alone")
+    parser.add_argument("--from", dest="earlier", type=Path, nargs="+", default=[], help="run, or mean, to go on from")
     options = parser.parse_args()
     if options.minutes > 0:
         training = StarterSettings(
@@ -193,8 +194,11 @@ def main() -> None:
             seed=options.seed,
             family=options.family,
             tasks=tuple(options.tasks),
+            only=tuple(options.only),
+            balancing="fixed" if options.only else defaults.balancing,
         )
-        train_starter(training, options.run, StarterRun.read(options.earlier) if options.earlier else None)
+        earlier = averaged([StarterRun.read(folder) for folder in options.earlier]) if options.earlier else None
+        train_starter(training, options.run, earlier)
     if options.average:
         runs = [StarterRun.read(folder) for folder in (*options.average, options.run)]
     else:

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from MTMed3DCore.networks import TaskNetwork, find_family
+from MTMed3DCore.networks.ownership import owner
 from MTMed3DCore.training.balancing import make_balancer, task_gradients
 from MTMed3DCore.training.distributed import Team
 from MTMed3DCore.training.patches import Batch
@@ -62,13 +63,13 @@ class Trainer:
             settings.feature_size, settings.tasks, len(anchor_shapes), settings.patch, settings.network_options
         )
         self.network.to(self.device).train()
+        _hold_others(self.network, settings)
         guard_small_convolutions(self.network)
-        self.loss = (loss or family.make_loss(settings.tasks, anchor_shapes)).to(self.device)
-        self.balance = make_balancer(settings.balancing, settings.tasks, settings.fixed_weights)
+        self.loss = (loss or family.make_loss(settings.trained, anchor_shapes)).to(self.device)
+        self.balance = make_balancer(settings.balancing, settings.trained, settings.fixed_weights)
         self.balance.to(self.device)
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        moving = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(moving, lr=settings.learning_rate, weight_decay=settings.weight_decay)
         self.average = AveragedModel(self.network, avg_fn=running_mean)
         if settings.gradient_checkpointing:
             recompute_activations(self.network)
@@ -119,7 +120,7 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
             output = network(image)
         losses = self.loss(image, output, target)
-        values = [losses[t].detach().float() if target.knows(t) else _unknown(image) for t in self.settings.tasks]
+        values = [losses[t].detach().float() if target.knows(t) else _unknown(image) for t in self.settings.trained]
         return losses, torch.stack(values)
 
     def _averaging_gradients(self, last: bool) -> AbstractContextManager[None]:
@@ -134,7 +135,7 @@ class Trainer:
         for longer than one patch, and nothing flows into the network's gradients. The gradient of a task is averaged
         over all patches of all processes before anything is made of it: the mean of norms is not the norm of the mean.
         """
-        tasks, shared = self.settings.tasks, self.shared
+        tasks, shared = self.settings.trained, self.shared
         gradients = torch.zeros(len(tasks), sum(parameter.numel() for parameter in shared), device=self.device)
         values, counts = (torch.zeros(len(tasks), device=self.device) for _ in range(2))
         for patch in patches:
@@ -153,7 +154,7 @@ class Trainer:
 
     def _note(self, rows: torch.Tensor, balance_by_losses: bool) -> dict[str, float]:
         """Show the losses (patches, tasks) of a whole batch to the balance; their means over what is known."""
-        tasks = self.settings.tasks
+        tasks = self.settings.trained
         for row in rows:
             self.balance.observe(dict(zip(tasks, row, strict=True)), (~row.isnan()).tolist())
         known = (~rows.isnan()).any(0).tolist()
@@ -166,6 +167,14 @@ class Trainer:
     def averaged_network(self) -> TaskNetwork:
         """The network with the running mean of its weights."""
         return cast(TaskNetwork, self.average.module)
+
+
+def _hold_others(network: TaskNetwork, settings: TrainSettings) -> None:
+    """Let only the decoders of the trained tasks move where not all tasks are trained."""
+    if set(settings.trained) == set(settings.tasks):
+        return
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(owner(name, settings.tasks) in settings.trained)
 
 
 def _unknown(like: torch.Tensor) -> torch.Tensor:

@@ -13,11 +13,11 @@ import torch
 from MTMed3DCore.errors import WrongUse
 from MTMed3DCore.federation.aggregation import aggregate, distance, posterior_product
 from MTMed3DCore.federation.matching import align, match
-from MTMed3DCore.federation.ownership import owner
 from MTMed3DCore.federation.settings import FederationSettings
 from MTMed3DCore.federation.symmetry import permute, symmetries
 from MTMed3DCore.federation.updates import GlobalState, SiteUpdate, fault, is_statistic
 from MTMed3DCore.networks import TaskNetwork, build_network
+from MTMed3DCore.networks.ownership import owner
 
 TASKS = ("segmentation", "grading")
 SHAPES = {"encoder.w": (3, 2), "segmentation_decoder.w": (4,), "grading_branch.w": (2,)}

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from MTMed3DCore.errors import InputRefused
+from MTMed3DCore.errors import InputRefused, WrongUse
+from MTMed3DCore.networks.ownership import owner
 from MTMed3DCore.training.loop import SNAPSHOTS, StarterRun, averaged, train_starter
 from MTMed3DCore.training.settings import StarterSettings
 
@@ -77,3 +78,25 @@ def test_runs_of_other_networks_or_anchors_are_not_averaged(unlike: dict[str, An
     run = StarterRun(SETTINGS, SHAPES, {"weight": torch.zeros(2)}, steps=1, minutes=1.0)
     with pytest.raises(InputRefused, match="Run 1 of 2 has another network or other anchors"):
         averaged([replace(run, **unlike), run])
+
+
+def test_a_run_of_the_grading_alone_moves_no_weight_of_another_part(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, tasks=("segmentation", "grading"), only=("grading",), balancing="fixed", steps=2)
+    train_starter(replace(settings, only=(), steps=1), tmp_path / "all")
+    before = StarterRun.read(tmp_path / "all")
+    train_starter(settings, tmp_path / "one", before)
+    after = StarterRun.read(tmp_path / "one").weights
+    moved = {
+        owner(name, settings.tasks) for name, tensor in after.items() if not torch.equal(tensor, before.weights[name])
+    }
+    assert moved == {"grading"}
+    row = json.loads((tmp_path / "one" / "history.jsonl").read_text().splitlines()[0])
+    assert "grading" in row
+    assert "segmentation" not in row
+
+
+@pytest.mark.parametrize("wrong", [{"only": ("detection",)}, {"balancing": "gradnorm"}])
+def test_parts_that_are_not_there_or_need_a_shared_gradient_are_not_trained_alone(wrong: dict[str, Any]) -> None:
+    fitting: dict[str, Any] = {"only": ("grading",), "balancing": "fixed", "tasks": ("grading",)}
+    with pytest.raises(WrongUse, match="only cannot be"):
+        StarterSettings(**{**fitting, **wrong})
