@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,8 @@ LARGEST_BRAIN_ML = 2500.0
 """A masked region beyond this is a head whose air was set to zero, not a brain (adult brains stay below 2000 ml)."""
 CONSENSUS = 2
 """Sequences that must be off their background for a voxel to count as brain."""
+_SAMPLE = 500_000
+"""Voxels of a sequence from which that percentile is taken."""
 _TOLERANCE = 1e-3
 """Ringing of a spline at a mask's edge, as a share of the 99th percentile, that still counts as background."""
 
@@ -56,14 +59,12 @@ def find_stripped_brain(sequences: Mapping[str, npt.NDArray[Any]], grid: Grid) -
     backgrounds = {name: _background(array) for name, array in sequences.items()}
     if any(value is None for value in backgrounds.values()):
         return None
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(_off_background, sequences.values(), (backgrounds[name] for name in sequences))
+        shown = [mask for mask in found if mask is not None]
     votes = np.zeros(grid.shape, dtype=np.uint8)
-    shown: dict[str, Mask] = {}
-    for name, array in sequences.items():
-        contrast = np.abs(array - np.float32(backgrounds[name] or 0.0))
-        off = contrast[contrast > 0]
-        if off.size:
-            shown[name] = contrast > _TOLERANCE * np.percentile(off[:: max(1, off.size // 100_000)], 99)
-            votes += shown[name]
+    for mask in shown:
+        votes += mask
     brain = _solid(votes >= min(CONSENSUS, len(sequences)))
     if brain.sum() * grid.voxel_volume_ml < SMALLEST_BRAIN_ML:
         raise InputRefused(
@@ -73,7 +74,8 @@ def find_stripped_brain(sequences: Mapping[str, npt.NDArray[Any]], grid: Grid) -
         )
     if brain.sum() * grid.voxel_volume_ml > LARGEST_BRAIN_ML:
         return None
-    overlaps = [2 * int((own & brain).sum()) / int(own.sum() + brain.sum()) for own in shown.values()]
+    size = np.count_nonzero(brain)
+    overlaps = [2 * np.count_nonzero(own & brain) / (np.count_nonzero(own) + size) for own in shown]
     return StrippedBrain(brain, min(overlaps))
 
 
@@ -99,9 +101,23 @@ def head_instead_of_brain(t1ce: npt.NDArray[Any], grid: Grid) -> tuple[Mask, str
 
 def _background(array: npt.NDArray[Any]) -> float | None:
     """The constant value of the border, or None where the border has none."""
-    faces = [np.take(array, index, axis=axis).ravel() for axis in range(3) for index in (0, -1)]
+    faces = [array[(*axis * (slice(None),), index)].ravel() for axis in range(3) for index in (0, -1)]
     values, counts = np.unique(np.concatenate(faces), return_counts=True)
     return float(values[counts.argmax()]) if counts.max() >= BORDER_SHARE * counts.sum() else None
+
+
+def _off_background(array: npt.NDArray[Any], background: float | None) -> Mask | None:
+    """Voxels that differ from the background by more than ringing; None where none differs at all."""
+    contrast = np.abs(array - np.float32(background or 0.0))
+    values = contrast.ravel(order="K")
+    off = values[:: max(1, values.size // _SAMPLE)]
+    off = off[off > 0]
+    if not off.size:
+        off = values[values > 0]
+    if not off.size:
+        return None
+    mask: Mask = contrast > _TOLERANCE * np.percentile(off, 99)
+    return mask
 
 
 def _bright(array: npt.NDArray[Any]) -> Mask:

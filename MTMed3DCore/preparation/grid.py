@@ -83,14 +83,23 @@ def resample_axes(
     rest[np.arange(3), order] = 0.0
     if len(set(order.tolist())) != 3 or (np.abs(rest) * np.asarray(target.shape)).max() > 1e-3:
         raise ValueError("The two grids' axes differ by more than order, sign and step.")
-    result = array
+    matrices, read, written = [], [], []
     for axis in range(3):
         weights = _axis_weights(target.shape[order[axis]], source.shape[axis], mapping[axis, 3], steps[axis], outside)
-        used = np.flatnonzero(weights.any(axis=0))
-        first, last = (int(used[0]), int(used[-1]) + 1) if used.size else (0, 1)
-        part = np.take(result, range(first, last), axis=axis).astype(np.float32, copy=False)
-        result = np.moveaxis(np.tensordot(weights[:, first:last], part, axes=(1, axis)), 0, axis)
-    return np.ascontiguousarray(result.transpose(np.argsort(order)), dtype=np.float32)
+        used = weights != 0
+        read.append(_extent(used.any(axis=0)))
+        written.append(_extent(used.any(axis=1)))
+        matrices.append(weights[written[axis], read[axis]])
+    part = np.ascontiguousarray(array[tuple(read)], dtype=np.float32)
+    # Matrix products on contiguous arrays: the last axis first, so that the others see what it has left.
+    part = part @ matrices[2].T
+    part = matrices[1] @ part
+    part = (matrices[0] @ part.reshape(len(part), -1)).reshape(-1, *part.shape[1:])
+    back = np.argsort(order)
+    where = tuple(written[axis] for axis in back)
+    result = np.zeros(target.shape, dtype=np.float32)
+    result[where] = part.transpose(back)
+    return result
 
 
 def resample_rigid(volume: Volume, matrix: FloatArray, target: Grid) -> npt.NDArray[np.float32]:
@@ -122,6 +131,12 @@ def resample_rigid(volume: Volume, matrix: FloatArray, target: Grid) -> npt.NDAr
     resampler.SetUseNearestNeighborExtrapolator(True)
     array = sitk.GetArrayFromImage(resampler.Execute(to_sitk(volume))).transpose(2, 1, 0)
     return np.ascontiguousarray(array.reshape(x, parts, y, parts, z, parts).mean(axis=(1, 3, 5), dtype=np.float32))
+
+
+def _extent(used: npt.NDArray[np.bool_]) -> slice:
+    """From the first to the last that is used; empty where none is."""
+    places = np.flatnonzero(used)
+    return slice(int(places[0]), int(places[-1]) + 1) if places.size else slice(0, 0)
 
 
 def _axis_weights(count: int, source_count: int, origin: float, step: float, outside: str) -> npt.NDArray[np.float32]:
