@@ -222,7 +222,7 @@ def _draw(
     where: dict[str, Any] = {"origin": "lower", "extent": (0, width, 0, height), "interpolation": "nearest"}
 
     def section(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return np.take(array, index[fixed], axis=fixed).T  # the axes left over stay in the order R, A, S
+        return array[(*fixed * (slice(None),), index[fixed])].T  # the axes left over stay in the order R, A, S
 
     grey = np.zeros(section(labels).shape) if image is None else section(image)
     axes.imshow(grey, cmap="gray", vmin=window[0], vmax=window[1], **where)
@@ -277,10 +277,11 @@ def _draw_diameters(axes: Axes, ends: npt.NDArray[Any], spacing: npt.NDArray[Any
 
 
 def _overlay(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    colors = np.zeros((*labels.shape, 4))
+    colors = np.zeros((256, 4), dtype=np.uint8)
     for region in REGIONS:
-        colors[labels == region.label] = (*region.rgb, _OVERLAY_OPACITY)
-    return colors
+        colors[region.label] = (*region.color, round(255 * _OVERLAY_OPACITY))
+    overlay: npt.NDArray[Any] = colors[labels]
+    return overlay
 
 
 def grey_window(image: npt.NDArray[Any]) -> tuple[float, float]:
