@@ -25,7 +25,7 @@ from MTMed3DCore.bundles import find_bundle
 from MTMed3DCore.domain.study import check_study, statistics
 from MTMed3DCore.domain.uncertainty import mean_entropy, mirror_disagreement
 from MTMed3DCore.errors import MTMed3DError
-from MTMed3DCore.inference import analyze, pipeline
+from MTMed3DCore.inference import analyze, computing
 from MTMed3DCore.preparation import prepare
 from MTMed3DCore.study import Study
 from MTMed3DCore.synthetic import make_study
@@ -85,11 +85,11 @@ class _Probe:
             self.mirror_s = time.process_time() - began
             return result
 
-        pipeline.mirror_disagreement = timed
+        computing.mirror_disagreement = timed
         return self
 
     def __exit__(self, *error: object) -> None:
-        pipeline.mirror_disagreement = mirror_disagreement
+        computing.mirror_disagreement = mirror_disagreement
 
 
 def synthetic(number: int) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def load_model(options: argparse.Namespace) -> LoadedModel:
         WrongUse: an unknown or absent device.
     """
     from MTMed3DCore.bundles import find_bundle
-    from MTMed3DCore.inference.pipeline import choose_device
+    from MTMed3DCore.inference import choose_device
 
     bundle = find_bundle(options.model)
     return LoadedModel(bundle, bundle.load(choose_device(options.device)))

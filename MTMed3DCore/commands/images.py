@@ -101,7 +101,7 @@ def evaluate_on_images(options: argparse.Namespace) -> int:
     from MTMed3DCore.bundles import find_bundle
     from MTMed3DCore.images2d.evaluation import evaluate_images, write_report
     from MTMed3DCore.images2d.imagelist import ImageList
-    from MTMed3DCore.inference.pipeline import choose_device
+    from MTMed3DCore.inference import choose_device
 
     if options.model is None:
         raise WrongUse("usage", "Images are measured with a model.", "Give --model.")
@@ -151,7 +151,7 @@ def analyze_images(options: argparse.Namespace) -> int:
     from MTMed3DCore.bundles import find_bundle
     from MTMed3DCore.exports.atomic import publishing
     from MTMed3DCore.images2d.prediction import document, predict, write_mask
-    from MTMed3DCore.inference.pipeline import choose_device
+    from MTMed3DCore.inference import choose_device
 
     missing = [path for path in options.cases if not path.is_file()]
     if missing:

@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from MTMed3DCore.inference.pipeline import analyze, choose_device, choose_precision
+    from MTMed3DCore.inference.devices import choose_device, choose_precision
+    from MTMed3DCore.inference.pipeline import analyze
     from MTMed3DCore.inference.settings import InferenceSettings
     from MTMed3DCore.inference.windows import RawResult, run_network
 
@@ -19,8 +20,8 @@ _HOMES = {
     "InferenceSettings": "settings",
     "RawResult": "windows",
     "analyze": "pipeline",
-    "choose_device": "pipeline",
-    "choose_precision": "pipeline",
+    "choose_device": "devices",
+    "choose_precision": "devices",
     "run_network": "windows",
 }
 

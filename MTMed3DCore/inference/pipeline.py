@@ -1,4 +1,7 @@
-"""The whole analysis of one study: prepare, run, bring back, measure."""
+"""The whole analysis of one study: prepare, run, bring back, measure.
+
+Torch and MONAI, whose import takes seconds, are loaded only once the study is prepared.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import monai
 import numpy as np
 import numpy.typing as npt
-import torch
 
 import MTMed3DCore
-from MTMed3DCore.allocator import give_back_freed_memory, keep_freed_memory
 from MTMed3DCore.bundles.calibration import (
     LesionCalibration,
     entropy_limit,
@@ -27,30 +28,22 @@ from MTMed3DCore.bundles.calibration import (
 from MTMed3DCore.bundles.card import card_summary
 from MTMed3DCore.domain.check import notices as domain_notices
 from MTMed3DCore.domain.study import check_study
-from MTMed3DCore.domain.uncertainty import mirror_disagreement
 from MTMed3DCore.errors import OutOfResources, WrongUse
 from MTMed3DCore.findings import Findings, Grade, Lesion
 from MTMed3DCore.geometry import VoxelBox
-from MTMed3DCore.inference.focus import may_focus
-from MTMed3DCore.inference.ladder import GPU_BATCH, Rung, climb_down, ladder, left_notice, short_of_memory
 from MTMed3DCore.inference.lesions import find_lesions
-from MTMed3DCore.inference.measured import bf16_pays, fits_whole, focus_sides
-from MTMed3DCore.inference.settings import InferenceSettings
-from MTMed3DCore.inference.tiling import plan_windows
-from MTMed3DCore.inference.windows import RawResult, run_network
+from MTMed3DCore.inference.settings import ANYWHERE, InferenceSettings
 from MTMed3DCore.measurements import compare, midplane
-from MTMed3DCore.networks.interface import TaskNetwork
 from MTMed3DCore.notice import Notice
 from MTMed3DCore.preparation import PreparedStudy, prepare, to_native
 from MTMed3DCore.progress import Progress, silent
-from MTMed3DCore.sequences import SEQUENCES
 
 if TYPE_CHECKING:
     from MTMed3DCore.bundles import Bundle
+    from MTMed3DCore.inference.windows import RawResult
     from MTMed3DCore.preparation.record import PreparationRecord
     from MTMed3DCore.study import Study
 
-PRECISIONS = ("auto", "fp32", "bf16")
 MODES = ("exact", "quick")
 
 
@@ -106,7 +99,10 @@ def analyze(
     began = time.perf_counter()
     bundle = model if isinstance(model, Bundle) else find_bundle(model)
     settings = bundle.settings
-    target = choose_device(device)
+    if device not in ANYWHERE:
+        from MTMed3DCore.inference.devices import choose_device
+
+        choose_device(device)
     notices = list(study.warnings)
     if settings.channel_order_assumed:
         order = ", ".join(settings.channel_order)
@@ -124,36 +120,22 @@ def analyze(
         )
     notices.extend(prepared.warnings)
     prepared_at = time.perf_counter()
+    from MTMed3DCore.inference.computing import compute
+
     with _memory_refusals():
-        if network is None:
-            network, target, shortage = _load(bundle, target, may_leave=device == "auto")
-            notices.extend(shortage)
-        chosen = choose_precision(precision, target, network if mode == "quick" else None)
-        how = _ways(mode, network, prepared, settings, target, chosen, may_leave=device == "auto")
-
-        def run(rung: Rung) -> tuple[RawResult, float | None]:
-            here = network if rung.device == target else bundle.load(rung.device)
-            computed = chosen if rung.device == target else choose_precision(precision, rung.device)
-            way: dict[str, Any] = {"window": rung.window, "batch": rung.batch, "on_host": rung.on_host}
-            if rung.focused:
-                way["focus"] = focus_sides(here, len(SEQUENCES), settings.window, rung.device, computed)
-            result = run_network(here, prepared, settings, rung.device, computed, progress, **way)
-            if not check_uncertainty:
-                return result, None
-            return result, mirror_disagreement(here, prepared, settings, result, rung.device, computed, progress, **way)
-
-        keep_freed_memory()
-        try:
-            (raw, differing), rung = climb_down(how, run)
-        finally:
-            give_back_freed_memory()
-        if rung.notice is not None:
-            notices.append(rung.notice)
-        if rung.device != target:
-            target, chosen = rung.device, choose_precision(precision, rung.device)
+        computed = compute(
+            bundle, network, prepared, device, precision, progress, mode=mode, check_uncertainty=check_uncertainty
+        )
+        raw = computed.raw
+        notices.extend(computed.notices)
         labels, lesions, lesion_notices = _measure(raw, prepared, settings)
         checks = check_study(
-            study, prepared, raw.regions, settings.whole_tumour_threshold, entropy_limit(bundle.metadata), differing
+            study,
+            prepared,
+            raw.regions,
+            settings.whole_tumour_threshold,
+            entropy_limit(bundle.metadata),
+            computed.differing,
         )
     finished = time.perf_counter()
     grade = None
@@ -180,11 +162,11 @@ def analyze(
         },
         software={
             "mtmed3d": MTMed3DCore.__version__,
-            "torch": torch.__version__,
-            "monai": monai.__version__,
+            "torch": version("torch"),
+            "monai": version("monai"),
             "python": platform.python_version(),
-            "device": str(target),
-            "precision": chosen,
+            "device": computed.device,
+            "precision": computed.precision,
             "mode": mode,
         },
         study=study,
@@ -194,73 +176,6 @@ def analyze(
         lesion_calibration=None if scored is None else scored.said,
     )
     return findings if prior is None else replace(findings, comparison=compare(findings, prior))
-
-
-def choose_device(device: str = "auto") -> torch.device:
-    """The device of a name; ``"auto"`` takes CUDA, then MPS, then the CPU.
-
-    Raises:
-        WrongUse: an unknown name, or a device that this machine lacks.
-    """
-    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if device == "auto":
-        return torch.device("cuda" if has_cuda else "mps" if has_mps else "cpu")
-    kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (number and not (kind == "cuda" and number.isdigit())):
-        raise WrongUse("device-unknown", f"There is no device {device!r}.", "Use auto, cpu, cuda, cuda:N or mps.")
-    count = {"cpu": 1, "cuda": torch.cuda.device_count() if has_cuda else 0, "mps": int(has_mps)}[kind]
-    if int(number or 0) >= count:
-        raise WrongUse("device-absent", f"This machine has no usable device {device!r}.", "Use --device auto or cpu.")
-    return torch.device(device)
-
-
-def choose_precision(precision: str, device: torch.device, network: Any = None) -> str:
-    """``"fp32"`` or ``"bf16"``; ``"auto"`` is bf16 where it is worth while.
-
-    On CUDA devices that compute in it, it is. On a CPU that is measured with the network at its first use and
-    remembered; without a network it is fp32.
-
-    Raises:
-        WrongUse: an unknown precision.
-    """
-    if precision not in PRECISIONS:
-        raise WrongUse(
-            "precision-unknown", f"There is no precision {precision!r}.", f"Use one of {', '.join(PRECISIONS)}."
-        )
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    measurable = isinstance(network, TaskNetwork) and device.type == "cpu"
-    return "bf16" if measurable and bf16_pays(network, len(SEQUENCES), device) else "fp32"
-
-
-def _load(bundle: Bundle, device: torch.device, *, may_leave: bool) -> tuple[Any, torch.device, list[Notice]]:
-    """A bundle's network on a device, or on the CPU where that may take over."""
-    try:
-        return bundle.load(device), device, []
-    except (MemoryError, RuntimeError) as error:
-        if not (may_leave and device.type != "cpu" and short_of_memory(error)):
-            raise
-    return bundle.load("cpu"), torch.device("cpu"), [left_notice(device)]
-
-
-def _ways(
-    mode: str,
-    network: Any,
-    prepared: PreparedStudy,
-    settings: InferenceSettings,
-    device: torch.device,
-    precision: str,
-    *,
-    may_leave: bool,
-) -> list[Rung]:
-    """How to run, and how else where memory is short."""
-    window = (settings.window,) * 3
-    extent = prepared.grid.shape
-    worth = mode == "quick" and may_focus(network, plan_windows(extent, settings.window)[1])
-    focused = worth and fits_whole(network, extent, device, precision)
-    return ladder(device, window, GPU_BATCH if device.type == "cuda" else 1, may_leave, focused)
 
 
 def native_boxes(boxes: npt.NDArray[np.floating[Any]], prepared: PreparedStudy) -> list[VoxelBox]:
@@ -296,6 +211,8 @@ def _memory_refusals() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
+        from MTMed3DCore.inference.ladder import short_of_memory
+
         if not short_of_memory(error):
             raise
         raise OutOfResources(

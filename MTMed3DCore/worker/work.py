@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LAST_STOP = 0.9
 """Fraction of the stage ``write`` from which on a result is completed rather than cancelled: only renaming is left."""
 Answer = dict[str, Any]
-_HEAVY = ("MTMed3DCore.study", "MTMed3DCore.bundles", "MTMed3DCore.inference.pipeline", "MTMed3DCore.exports")
+_HEAVY = ("MTMed3DCore.study", "MTMed3DCore.bundles", "MTMed3DCore.inference.computing", "MTMed3DCore.exports")
 _importing = threading.Lock()
 
 

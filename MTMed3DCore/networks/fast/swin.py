@@ -107,7 +107,7 @@ def _of_padding(attention: Any, boxes: torch.Tensor) -> tuple[torch.Tensor, ...]
 def _biases(attention: Any, order: TokenOrder, dtype: torch.dtype) -> _Biases:
     """What positions add to the attention of each kind of box, (1, H, N, N), one key more where there is padding."""
     table = attention.relative_position_bias_table
-    if torch.is_grad_enabled() or table.is_inference():  # an inference tensor does not tell when it changes
+    if torch.is_grad_enabled() or table.is_inference() or torch.compiler.is_exporting():
         return _make_biases(attention, order, dtype)
     key = (order.index.data_ptr(), dtype, table.data_ptr(), table._version, table.device)
     kept = _cache.setdefault(attention, OrderedDict())
