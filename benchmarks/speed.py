@@ -231,6 +231,7 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", default=["exact"], choices=MODES, help="of our side, for the study")
     parser.add_argument("--shapes", action="store_true", help="check the cost model on ten shapes instead")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", dest="compiled", action="store_true", help="our side by torch's compiler")
     parser.add_argument("--quick", action="store_true", help="12 features, 64 voxels, one repeat")
     options = parser.parse_args()
     features, side, repeats = options.features, options.side, options.repeats
@@ -246,6 +247,7 @@ def main() -> None:
             for precision in options.precisions:
                 setting = {"features": size, "side": side, "precision": precision, "device": options.device}
                 setting |= {"study": None, "spacing_mm": options.spacing, "weights": options.weights}
+                setting |= {"compiled": options.compiled}
                 if options.parts:
                     rows += compare(setting, tuple(options.parts), repeats)
                 for mode in options.modes if options.study is not None else ():

@@ -21,6 +21,8 @@ from widening import widened
 from MTMed3DCore.allocator import give_back_freed_memory, keep_freed_memory
 from MTMed3DCore.bundles import find_bundle
 from MTMed3DCore.inference import InferenceSettings
+from MTMed3DCore.inference.compiled import compile_passes
+from MTMed3DCore.inference.ladder import GPU_BATCH
 from MTMed3DCore.inference.measured import fits_whole, focus_sides
 from MTMed3DCore.inference.windows import run_network
 from MTMed3DCore.networks import MultiTaskNetwork, build_network
@@ -34,7 +36,9 @@ OVERLAP = 0.25
 ANCHORS = [[12.0, 12.0, 12.0]]
 
 
-def network_of(name: str, features: int, device: torch.device, weights: str | None = None) -> MultiTaskNetwork:
+def network_of(
+    name: str, features: int, device: torch.device, weights: str | None = None, *, compiled: bool = False
+) -> MultiTaskNetwork:
     """The network of a side: as MONAI's forward with its defaults, or as ours.
 
     Args:
@@ -43,12 +47,15 @@ def network_of(name: str, features: int, device: torch.device, weights: str | No
         device: to compute on.
         weights: name or folder of a bundle whose function the network gets, however many features it has; the same
             random weights for both sides where there is none.
+        compiled: ours by torch's compiler, as `mtmed3d analyze --compile` has it.
     """
     torch.manual_seed(0)
     made = widened(find_bundle(weights).load("cpu"), features) if weights else build_network("mtmed3d", features)
     network = made.to(device).eval()
     if name == "ours":
         network.multiply_out()
+        if compiled:
+            compile_passes(network, device)
         return network
     for module in network.modules():
         if hasattr(module, "use_flash_attention"):
@@ -143,7 +150,7 @@ def study_call(name: str, network: MultiTaskNetwork, setting: dict[str, Any]) ->
         volume, first = whole_volume(study, setting["spacing_mm"], prepared)
         box = tuple(slice(f, f + n) for f, n in zip(first, prepared.grid.shape, strict=True))
         return lambda: above(plain_study(network, volume, side, device).float().sigmoid()[(0, slice(None), *box)])
-    way: dict[str, Any] = {}
+    way: dict[str, Any] = {"batch": GPU_BATCH if device.type == "cuda" else 1}
     if setting["mode"] == "quick" and fits_whole(network, prepared.grid.shape, device, precision):
         way["focus"] = focus_sides(network, 4, side, device, precision)
     return lambda: above(torch.from_numpy(run_network(network, prepared, settings, device, precision, **way).regions))
@@ -153,7 +160,7 @@ def main() -> None:
     """Serve requests until the input ends."""
     name, setting = sys.argv[1], json.loads(sys.argv[2])
     device = torch.device(setting["device"])
-    network = network_of(name, setting["features"], device, setting["weights"])
+    network = network_of(name, setting["features"], device, setting["weights"], compiled=setting["compiled"])
     calls = parts_of(network, setting["features"], setting["side"])
     if setting["study"]:
         calls[STUDY] = study_call(name, network, setting)

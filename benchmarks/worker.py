@@ -1,6 +1,6 @@
 """What a warm worker saves: the first and the next requests of one process, beside the command line.
 
-    python benchmarks/worker.py STUDY [--model starter] [--requests 4]
+    python benchmarks/worker.py STUDY [--model starter] [--device cpu] [--requests 4]
 
 Seconds on the clock from the question to the answer, results on the disk included; those of the first request begin
 before the process does. The stages are those that the findings tell.
@@ -43,7 +43,7 @@ def stages(out: Path) -> dict[str, float]:
     return {stage: timing[stage] for stage in STAGES}
 
 
-def by_worker(study: Path, model: str, requests: int, place: Path) -> list[dict[str, float]]:
+def by_worker(study: Path, model: str, device: str, requests: int, place: Path) -> list[dict[str, float]]:
     """A row for each request to one process."""
     rows = []
     inputs = {name: str(path) for name, path in find_sequences(study).items()}
@@ -51,7 +51,7 @@ def by_worker(study: Path, model: str, requests: int, place: Path) -> list[dict[
     client = WorkerClient([sys.executable, "-m", "MTMed3DCore.worker"], {"PYTHONPATH": str(ROOT)})
     for number in range(requests):
         out = place / f"worker-{number}"
-        fields = {"inputs": inputs, "model": model, "output": str(out), "device": "cpu"}
+        fields = {"inputs": inputs, "model": model, "output": str(out), "device": device}
         answer = answered(client, client.request("analyze", **fields))
         if answer["event"] == "error":
             sys.exit(f"The worker refused: {answer}")
@@ -61,10 +61,10 @@ def by_worker(study: Path, model: str, requests: int, place: Path) -> list[dict[
     return rows
 
 
-def by_command(study: Path, model: str, place: Path) -> dict[str, float]:
+def by_command(study: Path, model: str, device: str, place: Path) -> dict[str, float]:
     """The same by ``mtmed3d analyze``, a process of its own."""
     out = place / "command"
-    command = [sys.executable, "-m", "MTMed3DCore", "analyze", study, "-o", out, "--model", model, "--device", "cpu"]
+    command = [sys.executable, "-m", "MTMed3DCore", "analyze", study, "-o", out, "--model", model, "--device", device]
     began = time.perf_counter()
     subprocess.run([*map(str, command), "--quiet"], check=True, stdout=subprocess.DEVNULL)
     return {"total": time.perf_counter() - began, **stages(out)}
@@ -75,11 +75,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path)
     parser.add_argument("--model", default="starter")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--requests", type=int, default=4)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rows = {"command line": by_command(options.study, options.model, Path(folder))}
-        asked = by_worker(options.study, options.model, options.requests, Path(folder))
+        rows = {"command line": by_command(options.study, options.model, options.device, Path(folder))}
+        asked = by_worker(options.study, options.model, options.device, options.requests, Path(folder))
         rows |= {f"worker, request {number}": row for number, row in enumerate(asked, start=1)}
     print(f"{'':20}" + "".join(f"{name:>9}" for name in ("total", *STAGES)))
     for name, row in rows.items():

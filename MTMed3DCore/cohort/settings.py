@@ -40,7 +40,7 @@ class CohortSettings:
         also: writes what lies outside the output folder; called before the result is committed, maybe more than once.
         overwrite: do studies again that are done, and write into folders that hold something else.
         in_hand: studies that a process works on at a time; 1 reads, computes and writes in turn.
-        mode, check_uncertainty: as in `MTMed3DCore.inference.analyze`.
+        mode, check_uncertainty, compiled: as in `MTMed3DCore.inference.analyze`.
         run: tells one run from another.
         version: of MTMed3D; a machine with another one refuses to work.
     """
@@ -57,6 +57,7 @@ class CohortSettings:
     in_hand: int = IN_HAND
     mode: str = "exact"
     check_uncertainty: bool = False
+    compiled: bool = False
     run: str = field(default_factory=lambda: uuid4().hex)
     version: str = __version__
 
@@ -64,8 +65,8 @@ class CohortSettings:
 def fingerprint(settings: CohortSettings, bundle: Bundle) -> dict[str, Any]:
     """What a result depends on beside the study, in JSON types.
 
-    The device is left out, as it is when a model is evaluated: to go on elsewhere is no reason to begin again. Every
-    result says on which device and in which precision it was computed.
+    The device is left out, as it is when a model is evaluated, and whether the network is compiled: to go on elsewhere
+    is no reason to begin again. Every result says on which device and in which precision it was computed.
     """
     return {
         "format": RESULT_FORMAT,

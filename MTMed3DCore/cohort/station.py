@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from threading import BoundedSemaphore
 from time import perf_counter
@@ -131,7 +132,8 @@ class Station:
 
     def _analyse(self, study: Study, read_s: float) -> Findings:
         settings, progress = self._settings, self._listener(study.id)
-        with self._stop.between_layers():
+        # A compiled pass has no layers any more; between windows the listener looks.
+        with nullcontext() if settings.compiled else self._stop.between_layers():
             return analyze(
                 study,
                 self._bundle,
@@ -142,6 +144,7 @@ class Station:
                 read_s=read_s,
                 mode=settings.mode,
                 check_uncertainty=settings.check_uncertainty,
+                compiled=settings.compiled,
             )
 
     def _commit(self, findings: Findings, place: StudyPlace, key: str, inputs: list[dict[str, Any]]) -> None:

@@ -102,6 +102,12 @@ def add_parser(subparsers: Subparsers) -> None:
         help="for models of many windows: the brain encoded in one pass, segmentation only where a glance or a box "
         "asks for it, bf16 where it pays; results differ (docs/speed.md)",
     )
+    parser.add_argument(
+        "--compile",
+        dest="compiled",
+        action="store_true",
+        help="have torch compile the network, for many studies on a GPU: the first one then takes minutes longer",
+    )
     add_output_options(parser)
     parser.set_defaults(run=run)
 
@@ -179,6 +185,7 @@ def read_analyze_write(
         prior=prior,
         mode=options.mode,
         check_uncertainty=options.check_uncertainty,
+        compiled=options.compiled,
     )
     path = findings.write(target, overwrite=options.overwrite, progress=progress, **write_options(options))
     write_more(options, findings)

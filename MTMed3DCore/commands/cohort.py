@@ -140,6 +140,7 @@ def cohort_settings(options: argparse.Namespace) -> CohortSettings:
         in_hand=options.in_hand,
         mode=options.mode,
         check_uncertainty=options.check_uncertainty,
+        compiled=options.compiled,
     )
 
 

@@ -46,7 +46,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--seed", type=int, default=14, help="another number makes another study (default: 14)")
     add_compute_options(parser)
     add_output_options(parser)
-    parser.set_defaults(run=run, check_uncertainty=False, mode="exact")
+    parser.set_defaults(run=run, check_uncertainty=False, compiled=False, mode="exact")
 
 
 def run(options: argparse.Namespace) -> int:

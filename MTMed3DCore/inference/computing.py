@@ -9,6 +9,7 @@ import torch
 
 from MTMed3DCore.allocator import give_back_freed_memory, keep_freed_memory
 from MTMed3DCore.domain.uncertainty import mirror_disagreement
+from MTMed3DCore.inference.compiled import compile_passes, even_batch, is_of_compiler, uncompile
 from MTMed3DCore.inference.devices import choose_device, choose_precision
 from MTMed3DCore.inference.focus import may_focus
 from MTMed3DCore.inference.ladder import GPU_BATCH, Rung, climb_down, ladder, left_notice, short_of_memory
@@ -53,6 +54,7 @@ def compute(
     *,
     mode: str,
     check_uncertainty: bool,
+    compiled: bool,
 ) -> Computed:
     """Run a bundle's network on a prepared study; arguments as of `MTMed3DCore.inference.analyze`.
 
@@ -66,6 +68,8 @@ def compute(
     if network is None:
         network, target, notices = _load(bundle, target, may_leave=may_leave)
     chosen = choose_precision(precision, target, network if mode == "quick" else None)
+    if compiled and mode == "exact":  # a quick analysis has other sizes in every study
+        compile_passes(network, target)
 
     def run(rung: Rung) -> tuple[RawResult, float | None]:
         here = network if rung.device == target else bundle.load(rung.device)
@@ -80,8 +84,14 @@ def compute(
 
     keep_freed_memory()
     try:
-        how = _ways(mode, network, prepared, settings, target, chosen, may_leave=may_leave)
-        (raw, differing), rung = climb_down(how, run)
+        how = _ways(mode, network, prepared, settings, target, chosen, may_leave=may_leave, compiled=compiled)
+        try:
+            (raw, differing), rung = climb_down(how, run)
+        except Exception as error:
+            if not (compiled and is_of_compiler(error)):
+                raise
+            notices.append(uncompile(network, error))
+            (raw, differing), rung = climb_down(how, run)
     finally:
         give_back_freed_memory()
     if rung.notice is not None:
@@ -110,10 +120,13 @@ def _ways(
     precision: str,
     *,
     may_leave: bool,
+    compiled: bool,
 ) -> list[Rung]:
     """How to run, and how else where memory is short."""
     window = (settings.window,) * 3
     extent = prepared.grid.shape
-    worth = mode == "quick" and may_focus(network, plan_windows(extent, settings.window)[1])
+    windows = plan_windows(extent, settings.window)[1]
+    worth = mode == "quick" and may_focus(network, windows)
     focused = worth and fits_whole(network, extent, device, precision)
-    return ladder(device, window, GPU_BATCH if device.type == "cuda" else 1, may_leave, focused)
+    batch = GPU_BATCH if device.type == "cuda" else 1
+    return ladder(device, window, even_batch(len(windows), batch) if compiled else batch, may_leave, focused)

@@ -61,6 +61,7 @@ def analyze(
     prior: Findings | None = None,
     mode: str = "exact",
     check_uncertainty: bool = False,
+    compiled: bool = False,
 ) -> Findings:
     """Find, outline and grade the tumours of a study.
 
@@ -81,6 +82,8 @@ def analyze(
             CPU computes in bf16 where that was measured to pay.
         check_uncertainty: segment the mirror image of the study too, and warn where both do not agree; takes about
             as long again as the segmentation itself.
+        compiled: have torch compile the network, for ``"exact"``: minutes at first, for whoever analyses many studies;
+            see `MTMed3DCore.inference.compiled`. Where that fails, a notice says so and the network is used as it is.
 
     Returns:
         Findings on the T1ce grid as it came in; ``timing_s["write"]`` is 0 until they are written.
@@ -124,7 +127,15 @@ def analyze(
 
     with _memory_refusals():
         computed = compute(
-            bundle, network, prepared, device, precision, progress, mode=mode, check_uncertainty=check_uncertainty
+            bundle,
+            network,
+            prepared,
+            device,
+            precision,
+            progress,
+            mode=mode,
+            check_uncertainty=check_uncertainty,
+            compiled=compiled,
         )
         raw = computed.raw
         notices.extend(computed.notices)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import embedding, layer_norm, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from MTMed3DCore.networks.fast.token_order import Kind, TokenOrder, token_order
+from MTMed3DCore.networks.fast.token_order import Kind, Shape3, TokenOrder, token_order
 
 CACHED_SHAPES = 2
 """Volume shapes whose attention biases a block keeps; about 40 MB each for the encoder of 48 features."""
@@ -41,7 +41,7 @@ def encode(encoder: Any, x: torch.Tensor) -> list[torch.Tensor]:
         shape = x.shape
         tokens = x.reshape(shape[0], -1, shape[-1])
         for block in stage[0].blocks:
-            order = token_order(tuple(shape[1:4]), block.window_size, block.shift_size, x.device)
+            order = _order((shape[1], shape[2], shape[3]), block.window_size, block.shift_size, x.device)
             if block.use_checkpoint and torch.is_grad_enabled():
                 tokens = checkpoint(_block, block, tokens, order, use_reentrant=False)
             else:
@@ -49,6 +49,12 @@ def encode(encoder: Any, x: torch.Tensor) -> list[torch.Tensor]:
         x = stage[0].downsample(tokens.view(shape))
         levels.append(_channels_first(x))
     return levels
+
+
+@torch.compiler.assume_constant_result
+def _order(shape: Shape3, window: Shape3, shift: Shape3, device: torch.device) -> TokenOrder:
+    """Of the tokens; nothing in it depends on values, and compiled code takes it as it is."""
+    return token_order(shape, window, shift, device)
 
 
 def _channels_first(x: torch.Tensor) -> torch.Tensor:
@@ -107,7 +113,8 @@ def _of_padding(attention: Any, boxes: torch.Tensor) -> tuple[torch.Tensor, ...]
 def _biases(attention: Any, order: TokenOrder, dtype: torch.dtype) -> _Biases:
     """What positions add to the attention of each kind of box, (1, H, N, N), one key more where there is padding."""
     table = attention.relative_position_bias_table
-    if torch.is_grad_enabled() or table.is_inference() or torch.compiler.is_exporting():
+    # Compiled code makes its own; an inference tensor does not tell when it changes.
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or table.is_inference():
         return _make_biases(attention, order, dtype)
     key = (order.index.data_ptr(), dtype, table.data_ptr(), table._version, table.device)
     kept = _cache.setdefault(attention, OrderedDict())

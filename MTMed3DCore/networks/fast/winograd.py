@@ -54,7 +54,12 @@ def slice_by_slice(x: torch.Tensor) -> torch.Tensor:
 
 
 def wants_slices(x: torch.Tensor) -> bool:
-    """Whether convolutions of this map, or of one like it, are quicker slice by slice: one image, CPU, fp32."""
+    """Whether convolutions of this map, or of one like it, are quicker slice by slice: one image, CPU, fp32.
+
+    A compiler cannot follow the views that they need.
+    """
+    if torch.compiler.is_compiling():
+        return False
     return len(x) == 1 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 

@@ -1,0 +1,76 @@
+"""The passes of a network compiled by torch: fewer and larger kernels, and on a GPU one launch for a whole pass.
+
+Compiling takes minutes for each size of window, so it is for whoever analyses many studies. What was compiled lies in
+the user's cache folder, and another process on the same machine takes it from there. Layouts, channels last among them,
+are the compiler's to choose.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from MTMed3DCore.inference.measured import cache_folder
+from MTMed3DCore.notice import Notice
+
+BACKEND = "inductor"
+MOST_SIZES = 32
+"""Sizes of windows that are compiled in one process; with more the network is used as it is."""
+_FOLDER_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+_PASSES = ("encode", "detect", "segment")
+
+
+def compile_passes(network: Any, device: torch.device, backend: str | None = None) -> None:
+    """Have a network's passes compiled at their first use, each size of window anew; a second call changes nothing.
+
+    Args:
+        network: a `TaskNetwork` in eval mode on `device`.
+        backend: of ``torch.compile``; `BACKEND` unless said.
+    """
+    backend = backend or BACKEND
+    if "encode" in vars(network):
+        return
+    os.environ.setdefault(_FOLDER_VARIABLE, str(cache_folder() / "compiled"))
+    torch._dynamo.config.recompile_limit = MOST_SIZES
+    # The launches of a pass are recorded and replayed as a whole (CUDA graphs).
+    mode = "reduce-overhead" if device.type == "cuda" and backend == "inductor" else None
+    encode, detect, segment = (
+        torch.compile(getattr(network, name), backend=backend, mode=mode, dynamic=False, fullgraph=True)
+        for name in _PASSES
+    )
+
+    def encoded(x: torch.Tensor) -> list[torch.Tensor]:
+        torch.compiler.cudagraph_mark_step_begin()  # nothing of the window before is looked at any more
+        levels: list[torch.Tensor] = encode(x)
+        return levels
+
+    def segmented(x: torch.Tensor, features: Sequence[torch.Tensor]) -> torch.Tensor | None:
+        logits: torch.Tensor | None = segment(x, features)
+        # A replay writes where the last one wrote, and the mirror image of a window comes before its logits are used.
+        return None if logits is None else logits.clone()
+
+    network.encode, network.detect, network.segment = encoded, detect, segmented
+
+
+def is_of_compiler(error: BaseException) -> bool:
+    """Whether an error is that something could not be compiled."""
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+
+    return isinstance(error, (FailOnRecompileLimitHit, TorchDynamoException))
+
+
+def uncompile(network: Any, error: BaseException) -> Notice:
+    """Take the passes as they are again; what to say of it."""
+    for name in _PASSES:
+        vars(network).pop(name, None)
+    why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    text = f"The network could not be compiled ({why}); it was used as it is, with the same result."
+    return Notice("not-compiled", text)
+
+
+def even_batch(windows: int, most: int) -> int:
+    """The most windows at a time, up to a number, that leave no smaller rest: it would be compiled as well."""
+    return max(size for size in range(1, min(most, windows) + 1) if windows % size == 0)
