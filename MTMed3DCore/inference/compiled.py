@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from MTMed3DCore.inference.measured import cache_folder
+from MTMed3DCore.networks.fast.swin import order_of
 from MTMed3DCore.notice import Notice
 
 BACKEND = "inductor"
@@ -33,8 +34,9 @@ def compile_passes(network: Any, device: torch.device, backend: str | None = Non
     backend = backend or BACKEND
     if "encode" in vars(network):
         return
-    os.environ.setdefault(_FOLDER_VARIABLE, str(cache_folder() / "compiled"))
+    _keep_on_disk()
     torch._dynamo.config.recompile_limit = MOST_SIZES
+    torch.compiler.assume_constant_result(order_of)
     # The launches of a pass are recorded and replayed as a whole (CUDA graphs).
     mode = "reduce-overhead" if device.type == "cuda" and backend == "inductor" else None
     encode, detect, segment = (
@@ -53,6 +55,15 @@ def compile_passes(network: Any, device: torch.device, backend: str | None = Non
         return None if logits is None else logits.clone()
 
     network.encode, network.detect, network.segment = encoded, detect, segmented
+
+
+def _keep_on_disk() -> None:
+    """Name the folder for what is compiled, unless the user has named another."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    # Torch sets the variable itself as soon as its compiler is imported, to a folder that a restart may empty.
+    if os.environ.get(_FOLDER_VARIABLE, default_cache_dir()) == default_cache_dir():
+        os.environ[_FOLDER_VARIABLE] = str(cache_folder() / "compiled")
 
 
 def is_of_compiler(error: BaseException) -> bool:

@@ -6,6 +6,7 @@ the same kernels as always.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from test_pipeline import BrightTumourNetwork, bundle, study
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from MTMed3DCore.bundles import find_bundle
 from MTMed3DCore.errors import Cancelled
@@ -86,6 +88,17 @@ def test_a_network_that_cannot_be_compiled_is_used_as_it_is_and_a_notice_says_so
     assert "with the same result" in notice.text
     assert np.array_equal(findings.labels, plain.labels)
     assert "encode" not in vars(network)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_what_is_compiled_lies_in_the_users_cache_unless_another_folder_is_named(
+    named: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MTMED3D_CACHE", str(tmp_path / "cache"))
+    if not named:
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", default_cache_dir())  # as torch does when nobody has
+    compile_passes(BrightTumourNetwork(), CPU, "aot_eager")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path if named else tmp_path / "cache" / "compiled")
 
 
 def test_an_error_that_is_not_the_compilers_is_not_taken_for_one() -> None:

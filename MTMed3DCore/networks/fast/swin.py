@@ -41,7 +41,7 @@ def encode(encoder: Any, x: torch.Tensor) -> list[torch.Tensor]:
         shape = x.shape
         tokens = x.reshape(shape[0], -1, shape[-1])
         for block in stage[0].blocks:
-            order = _order((shape[1], shape[2], shape[3]), block.window_size, block.shift_size, x.device)
+            order = order_of((shape[1], shape[2], shape[3]), block.window_size, block.shift_size, x.device)
             if block.use_checkpoint and torch.is_grad_enabled():
                 tokens = checkpoint(_block, block, tokens, order, use_reentrant=False)
             else:
@@ -51,9 +51,8 @@ def encode(encoder: Any, x: torch.Tensor) -> list[torch.Tensor]:
     return levels
 
 
-@torch.compiler.assume_constant_result
-def _order(shape: Shape3, window: Shape3, shift: Shape3, device: torch.device) -> TokenOrder:
-    """Of the tokens; nothing in it depends on values, and compiled code takes it as it is."""
+def order_of(shape: Shape3, window: Shape3, shift: Shape3, device: torch.device) -> TokenOrder:
+    """`token_order`; nothing in it depends on values, and a compiler is told to take it as it is."""
     return token_order(shape, window, shift, device)
 
 
