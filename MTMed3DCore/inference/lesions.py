@@ -96,7 +96,7 @@ def find_lesions(
         for box, score in zip(boxes, scores, strict=True)
         if score >= settings.score_threshold and (inside := _clipped(box, grid)) is not None
     ]
-    extents = [VoxelBox.around(components == n) for n in range(1, int(components.max()) + 1)]
+    extents = _extents(components)
     notices: list[Notice] = []
     coreless = _coreless(components, labels, settings.minimum_core_share)
     if coreless.any():
@@ -106,18 +106,19 @@ def find_lesions(
         components = _renumbered(components, ~coreless)
         extents = [extent for extent, dropped in zip(extents, coreless[1:], strict=True) if not dropped]
         notices.extend(_left_out(left_out, grid))
-    owners = [_owner(components == n, extent, detections) for n, extent in enumerate(extents, start=1)]
+    owners = [_owner(components, n, extent, detections) for n, extent in enumerate(extents, start=1)]
     lesions: list[Lesion] = []
     for index, (box, score) in enumerate(detections):
         held = [n for n, owner in enumerate(owners, start=1) if owner == index]
         if held:
-            lesions.append(_lesion_of_region(np.isin(components, held), labels, grid, score, "detection", plane))
+            region = _together(components, held, extents)
+            lesions.append(_lesion_of_region(region, labels, grid, score, "detection", plane))
         elif score >= settings.bare_box_score and not components[box.slices(grid.shape)].any():
             lesions.append(_lesion_of_box(box, grid, score))
     for number, owner in enumerate(owners, start=1):
         if owner is not None:
             continue
-        region = components == number
+        region = _together(components, [number], extents)
         score = (REGION_SCORE_FACTOR if detects else 1.0) * float(regions[WHOLE_TUMOUR][region].mean())
         lesions.append(_lesion_of_region(region, labels, grid, score, "region", plane))
     lesions.sort(key=lambda lesion: -lesion.score)
@@ -223,14 +224,36 @@ def _clear_boxed(coreless: npt.NDArray[np.bool_], extents: Sequence[VoxelBox], b
             coreless[about + 1] = False
 
 
-def _owner(region: npt.NDArray[np.bool_], extent: VoxelBox, detections: Sequence[tuple[VoxelBox, float]]) -> int | None:
+def _extents(components: npt.NDArray[np.int32]) -> list[VoxelBox]:
+    """The tight box of every component, in the order of their numbers."""
+    found = [place for place in ndimage.find_objects(components) if place is not None]
+    return [VoxelBox.from_list([*(s.start for s in place), *(s.stop for s in place)]) for place in found]
+
+
+def _together(
+    components: npt.NDArray[np.int32], numbers: Sequence[int], extents: Sequence[VoxelBox]
+) -> npt.NDArray[np.bool_]:
+    """The voxels of some components, bool (X, Y, Z)."""
+    x, y, z = components.shape
+    region = np.zeros((x, y, z), dtype=bool)
+    for number in numbers:
+        where = extents[number - 1].slices((x, y, z))
+        region[where] |= components[where] == number
+    return region
+
+
+def _owner(
+    components: npt.NDArray[np.int32], number: int, extent: VoxelBox, detections: Sequence[tuple[VoxelBox, float]]
+) -> int | None:
     """Index of the detection that overlaps a component best, or None where none overlaps it enough."""
     best: tuple[float, float, float] | None = None
     owner = None
-    volume = float(region.sum())
+    x, y, z = components.shape
+    part = components[extent.slices((x, y, z))] == number
+    volume = float(part.sum())
     for index, (box, score) in enumerate(detections):
         iou = extent.iou(box)
-        contained = float(region[box.slices((region.shape[0], region.shape[1], region.shape[2]))].sum()) / volume
+        contained = float((components[box.slices((x, y, z))] == number).sum()) / volume
         if iou < ENOUGH_IOU and contained < ENOUGH_CONTAINED:
             continue
         if best is None or (iou, contained, score) > best:
