@@ -31,6 +31,8 @@ from MTMed3DCore.study import Study
 
 SIDES = ("plain", "ours")
 STUDY = "study"
+SAME = "same"
+"""Mode in which our side takes the plain side's windows: what differs then is rounding alone."""
 PARTS = ("encoder", "segmentation decoder", "detection decoder", "grading branch", "whole window")
 OVERLAP = 0.25
 ANCHORS = [[12.0, 12.0, 12.0]]
@@ -146,7 +148,7 @@ def study_call(name: str, network: MultiTaskNetwork, setting: dict[str, Any]) ->
     def above(probabilities: torch.Tensor) -> list[torch.Tensor]:
         return [torch.where(brain, probabilities - levels, torch.tensor(-1.0))[None]]
 
-    if name == "plain":
+    if name == "plain" or setting["mode"] == SAME:
         volume, first = whole_volume(study, setting["spacing_mm"], prepared)
         box = tuple(slice(f, f + n) for f, n in zip(first, prepared.grid.shape, strict=True))
         return lambda: above(plain_study(network, volume, side, device).float().sigmoid()[(0, slice(None), *box)])
