@@ -33,7 +33,13 @@ from MTMed3DCore.study import Study
 
 FORMATS = ("training_case", "seg_nrrd", "nifti", "markups", "csv", "report", "dicom")
 DICOM, REPORT_PDF = "dicom", "report.pdf"
-BEFORE_REVIEW = ("region-without-box", "box-without-region", "boxes-from-regions", "brightness-left-out")
+BEFORE_REVIEW = (
+    "region-without-box",
+    "box-without-region",
+    "boxes-from-regions",
+    "brightness-left-out",
+    "unboxed-left-out",
+)
 """Warnings of an analysis that a review of its boxes and regions answers."""
 _LAST = {
     "training_case": CASE_FILE,

@@ -5,7 +5,8 @@ The two heads seldom agree to the voxel, so one rule reconciles them:
 * a whole-tumour component belongs to the detected box that overlaps it best, if any overlaps it enough;
 * a box with components is one lesion: it keeps the detection's score, and takes the tight box of its voxels, because
   regions are accurate to the voxel and boxes are not;
-* a component without a box is a lesion of origin ``"region"`` with a lowered score, and a notice;
+* a component without a box is a lesion of origin ``"region"`` with a lowered score, and a notice; a small one is left
+  out, and a notice says so: what only the segmentation sees is more often false than not;
 * a box without any tumour voxel is a lesion of origin ``"detection"`` without volume, and a notice;
 * a box whose tumour voxels all belong to a better box saw the same tumour twice, and is dropped;
 * brightness on FLAIR apart from the tumour that has next to no core, and that no box is about, is not called tumour
@@ -46,6 +47,8 @@ ENOUGH_CONTAINED = 0.5
 """Share of a component's voxels inside a detected box from which the box holds it, however large the box is."""
 WORTH_TELLING_ML = 1.0
 """Volume of left-out brightness from which a notice tells of it."""
+FAINT = "apart from the tumour look like faint oedema without any core"
+UNBOXED = "look like tumour to the segmentation, but not to the box detector, are small,"
 REGION_SCORE_FACTOR = 0.5
 """A region that the detection head did not confirm scores half its mean whole-tumour probability."""
 _EVERYWHERE = np.ones((3, 3, 3), dtype=bool)
@@ -105,7 +108,7 @@ def find_lesions(
         labels[left_out] = 0
         components = _renumbered(components, ~coreless)
         extents = [extent for extent, dropped in zip(extents, coreless[1:], strict=True) if not dropped]
-        notices.extend(_left_out(left_out, grid))
+        notices.extend(_left_out("brightness-left-out", FAINT, left_out, grid))
     owners = [_owner(components, n, extent, detections) for n, extent in enumerate(extents, start=1)]
     lesions: list[Lesion] = []
     for index, (box, score) in enumerate(detections):
@@ -115,9 +118,15 @@ def find_lesions(
             lesions.append(_lesion_of_region(region, labels, grid, score, "detection", plane))
         elif score >= settings.bare_box_score and not components[box.slices(grid.shape)].any():
             lesions.append(_lesion_of_box(box, grid, score))
-    for number, owner in enumerate(owners, start=1):
-        if owner is not None:
-            continue
+    lone = [number for number, owner in enumerate(owners, start=1) if owner is None]
+    if detects and settings.minimum_lone_ml > 0:
+        voxels = np.bincount(components.ravel()) * grid.voxel_volume_ml
+        small = [number for number in lone if voxels[number] < settings.minimum_lone_ml]
+        left_out = _together(components, small, extents)
+        labels[left_out] = 0
+        notices.extend(_left_out("unboxed-left-out", UNBOXED, left_out, grid))
+        lone = [number for number in lone if number not in small]
+    for number in lone:
         region = _together(components, [number], extents)
         score = (REGION_SCORE_FACTOR if detects else 1.0) * float(regions[WHOLE_TUMOUR][region].mean())
         lesions.append(_lesion_of_region(region, labels, grid, score, "region", plane))
@@ -149,19 +158,16 @@ def _disagreements(lesions: Sequence[Lesion]) -> tuple[Notice, ...]:
     return tuple(notices)
 
 
-def _left_out(left_out: npt.NDArray[np.bool_], grid: Grid) -> tuple[Notice, ...]:
-    """One notice where brightness was not called tumour, with its volume and where to look."""
+def _left_out(code: str, why: str, left_out: npt.NDArray[np.bool_], grid: Grid) -> tuple[Notice, ...]:
+    """One notice where something was not called tumour, with its volume and where to look."""
     volume = float(left_out.sum()) * grid.voxel_volume_ml
     if volume < WORTH_TELLING_ML:
         return ()
     numbers, count = ndimage.label(left_out, structure=_EVERYWHERE)
     largest = 1 + int(np.argmax(np.bincount(numbers.ravel(), minlength=count + 1)[1:]))
     x, y, z = VoxelBox.around(numbers == largest).to_world(grid).center
-    text = (
-        f"{volume:.1f} ml apart from the tumour look like faint oedema without any core and were left out; "
-        f"the largest part lies round R {x:.0f}, A {y:.0f}, S {z:.0f} mm."
-    )
-    return (Notice("brightness-left-out", text),)
+    text = f"{volume:.1f} ml {why} and were left out; the largest part lies round R {x:.0f}, A {y:.0f}, S {z:.0f} mm."
+    return (Notice(code, text),)
 
 
 def label_map(regions: npt.NDArray[np.floating[Any]], thresholds: Sequence[float]) -> npt.NDArray[np.uint8]:

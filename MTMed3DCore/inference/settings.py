@@ -40,6 +40,8 @@ class InferenceSettings:
         minimum_lesion_ml: whole-tumour volume below which a region is taken for noise.
         minimum_core_share: share of core below which a component of the whole tumour is left out where no box is about
             it and another component has more core; 0 for never.
+        minimum_lone_ml: whole-tumour volume below which a region that no box is about is left out; a larger one is
+            reported whatever the detector says. Without effect for a network that does not detect.
         bare_box_score: detection score below which a box is not looked at in which nothing is segmented.
         grading_crop: side of the cube round the largest tumour that is graded, in working voxels; that of training.
         mirrored: segment the mirror image as well and take the mean of both, at about twice the time.
@@ -67,6 +69,7 @@ class InferenceSettings:
     max_detections: int = 10
     minimum_lesion_ml: float = 0.1
     minimum_core_share: float = 0.0
+    minimum_lone_ml: float = 0.0
     bare_box_score: float = 0.0
     grading_crop: int = 96
     mirrored: bool = False
@@ -90,6 +93,7 @@ class InferenceSettings:
             "max_detections": self.max_detections >= 1,
             "minimum_lesion_ml": self.minimum_lesion_ml >= 0,
             "minimum_core_share": 0 <= self.minimum_core_share <= 1,
+            "minimum_lone_ml": self.minimum_lone_ml >= 0,
             "bare_box_score": 0 <= self.bare_box_score <= 1,
             "grading_crop": self.grading_crop >= GRANULE and self.grading_crop % GRANULE == 0,
         }

@@ -26,7 +26,8 @@ FIRST_SEED = 20_000_000
 """Apart from the seeds of training and from those that the model card's figures are measured on."""
 REGION_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 SMALLEST_LESIONS_ML = (0.1, 0.2, 0.5, 1.0, 2.0)
-SCORE_THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5)
+SCORE_THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
+SMALLEST_LONE_ML = (0.0, 2.0, 5.0, 10.0, 20.0)
 BARE_BOX_SCORES = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 CALIBRATION_STUDIES = 24
 WORTH_MIRRORING = 0.005
@@ -79,8 +80,10 @@ def calibrated(settings: InferenceSettings, outcomes: Sequence[Outcome]) -> Infe
         by_level = [region_dice(replace(settings, region_thresholds=(t,) * 3), with_tumour) for t in REGION_THRESHOLDS]
         best_levels = np.argmax(by_level, axis=0)
         settings = replace(settings, region_thresholds=[REGION_THRESHOLDS[level] for level in best_levels])
-    pairs = product(SMALLEST_LESIONS_ML, SCORE_THRESHOLDS)
-    by_size = [replace(settings, minimum_lesion_ml=smallest, score_threshold=score) for smallest, score in pairs]
+    by_size = [
+        replace(settings, minimum_lesion_ml=smallest, score_threshold=score, minimum_lone_ml=lone)
+        for lone, smallest, score in product(SMALLEST_LONE_ML, SMALLEST_LESIONS_ML, SCORE_THRESHOLDS)
+    ]
     settings = _of_best_f1(by_size, outcomes)
     return _of_best_f1([replace(settings, bare_box_score=score) for score in BARE_BOX_SCORES], outcomes)
 

@@ -54,6 +54,7 @@ class StarterRun:
         steps: of this run and of those that it went on from.
         minutes: likewise.
         seeds: first study of each of these runs, in their order.
+        mean_of: steps of the runs of whose weights these are the mean, or from whose mean the run went on.
     """
 
     settings: StarterSettings
@@ -62,6 +63,7 @@ class StarterRun:
     steps: int
     minutes: float
     seeds: tuple[int, ...] = ()
+    mean_of: tuple[int, ...] = ()
 
     @classmethod
     def read(cls, folder: Path, share: float | None = None) -> StarterRun:
@@ -83,11 +85,12 @@ class StarterRun:
             raise InputRefused("run-missing", text, "Name the folder that an earlier run wrote.") from missing
         history = [json.loads(line) for line in lines]
         last = history[-1] if share is None else next(row for row in history if row["progress"] >= share)
-        earlier = {"steps": 0, "minutes": 0.0, "seeds": [], **record.pop("earlier", {})}
+        earlier = {"steps": 0, "minutes": 0.0, "seeds": [], "mean_of": [], **record.pop("earlier", {})}
         shapes = record.pop("anchor_shapes")
         steps, minutes = earlier["steps"] + last["step"], earlier["minutes"] + last["s"] / 60
         settings = StarterSettings.from_dict(record)
-        return cls(settings, shapes, weights, steps, minutes, (*earlier["seeds"], settings.seed))
+        seeds = (*earlier["seeds"], settings.seed)
+        return cls(settings, shapes, weights, steps, minutes, seeds, tuple(earlier["mean_of"]))
 
 
 def averaged(runs: Sequence[StarterRun]) -> StarterRun:
@@ -109,7 +112,7 @@ def averaged(runs: Sequence[StarterRun]) -> StarterRun:
         name: torch.stack([run.weights[name] for run in runs]).mean(0) if tensor.is_floating_point() else tensor
         for name, tensor in last.weights.items()
     }
-    return replace(last, weights=weights)
+    return replace(last, weights=weights, mean_of=tuple(run.steps for run in runs) if others else last.mean_of)
 
 
 def _snapshot(share: float) -> str:
@@ -143,6 +146,7 @@ def train_starter(settings: StarterSettings, folder: Path, earlier: StarterRun |
     record = {**settings.to_dict(), "anchor_shapes": shapes}
     if earlier is not None:
         record["earlier"] = {"steps": earlier.steps, "minutes": earlier.minutes, "seeds": list(earlier.seeds)}
+        record["earlier"]["mean_of"] = list(earlier.mean_of)
     (folder / "settings.json").write_text(json.dumps(record, indent=1))
     trainer = Trainer(settings, shapes)
     if earlier is not None:

@@ -39,7 +39,7 @@ from MTMed3DCore.training.starter_card import CARD, MEAN
 FIRST_HELD_OUT_SEED = 10_000_000
 SHOWN = ("feature_size", "spacing_mm", "batch", "patch", "wide_patch", "wide_share", "balancing", "precision", "device")
 """Settings that the model card names."""
-LESION_THRESHOLDS = ("minimum_lesion_ml", "minimum_core_share", "score_threshold", "bare_box_score")
+LESION_THRESHOLDS = ("minimum_lesion_ml", "minimum_core_share", "score_threshold", "minimum_lone_ml", "bare_box_score")
 """Likewise."""
 TRAINED_ON = "synthetic studies only (MTMed3DCore.synthetic, family {family}); no patient data"
 MINIMUM_CORE_SHARE = 0.05
@@ -143,7 +143,7 @@ def write_starter(runs: Sequence[StarterRun], folder: Path, version: str, device
         steps=run.steps,
         minutes=run.minutes,
         seeds=", ".join(map(str, run.seeds)),
-        mean=MEAN.format(steps=", ".join(str(each.steps) for each in runs)) if len(runs) > 1 else "",
+        mean=MEAN.format(steps=", ".join(map(str, run.mean_of))) if run.mean_of else "",
         **{name: getattr(training, name) for name in SHOWN},
         calibration=CALIBRATION_STUDIES,
         region_thresholds=", ".join(f"{level:g}" for level in settings.region_thresholds),
@@ -197,8 +197,8 @@ def main() -> None:
             only=tuple(options.only),
             balancing="fixed" if options.only else defaults.balancing,
         )
-        earlier = averaged([StarterRun.read(folder) for folder in options.earlier]) if options.earlier else None
-        train_starter(training, options.run, earlier)
+        before = [StarterRun.read(folder) for folder in options.earlier]
+        train_starter(training, options.run, averaged(before) if before else None)
     if options.average:
         runs = [StarterRun.read(folder) for folder in (*options.average, options.run)]
     else:

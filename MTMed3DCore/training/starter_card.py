@@ -28,10 +28,10 @@ seeds give a like model, not the same one.
 | false whole tumour in tumour-free studies, median | {false_ml:.1f} ml of {tumour_free} studies |
 
 A voxel belongs to tumour core, whole tumour and enhancing tumour from the probabilities {region_thresholds}; a lesion
-is reported from {minimum_lesion_ml:g} ml and a box from score {score_threshold:g}, one in which nothing is segmented
-from {bare_box_score:g}{mirrored}: chosen on {calibration} other studies of that family. Brightness apart from the
-tumour with a share of core below {minimum_core_share:g} is left out, and a notice tells of it; that share was set by
-hand after real studies had shown such brightness.
+is reported from {minimum_lesion_ml:g} ml, or from {minimum_lone_ml:g} ml where no box is about it, and a box from score
+{score_threshold:g}, one in which nothing is segmented from {bare_box_score:g}{mirrored}: chosen on {calibration} other
+studies of that family. Brightness apart from the tumour with a share of core below {minimum_core_share:g} is left out,
+and a notice tells of it; that share was set by hand after real studies had shown such brightness.
 
 Dice counts an empty region that is predicted empty as 1 and any other mismatch with an empty region as 0. On real
 studies expect less, above all for the core, the enhancing tumour and the grade.
@@ -45,5 +45,5 @@ as the only reader of anything, or as a reference for another method; nor after 
 or for anything but a glioma.
 """
 """Filled by `MTMed3DCore.training.starter.write_starter`."""
-MEAN = """These weights are the mean of what the runs were after {steps} steps in all. """
+MEAN = """The mean was taken of what the runs were after {steps} steps in all. """
 """Where the weights of several runs were averaged."""

@@ -208,6 +208,30 @@ def test_brightness_apart_from_the_tumour_without_core_is_left_out_and_told() ->
     assert "round R -56, A -56, S 56 mm" in notice.text  # RAS mm of voxel 55.5 on a grid whose first two axes run back
 
 
+def test_a_small_region_that_no_box_is_about_is_left_out_and_told() -> None:
+    regions = regions_of(cube(10, 16), cube(50, 12))
+    found = lesions_of(regions, [[9, 9, 9, 27, 27, 27]], [0.9], minimum_lone_ml=2.0)
+    assert [lesion.origin for lesion in found.lesions] == ["detection"]
+    assert not found.labels[50:62, 50:62, 50:62].any()
+    assert found.labels[10:26, 10:26, 10:26].any()
+    (notice,) = found.notices
+    assert notice.code == "unboxed-left-out"
+    assert notice.text.startswith("1.7 ml look like tumour to the segmentation, but not to the box detector")
+    assert "round R -56, A -56, S 56 mm" in notice.text
+
+
+def test_a_large_region_is_reported_though_no_box_is_about_it() -> None:
+    found = lesions_of(regions_of(cube(10, 16)), [], [], minimum_lone_ml=4.0)
+    assert [lesion.origin for lesion in found.lesions] == ["region"]
+    assert [notice.code for notice in found.notices] == ["region-without-box"]
+
+
+def test_a_small_region_stays_where_nothing_looks_for_boxes() -> None:
+    settings = InferenceSettings(minimum_lone_ml=5.0)
+    found = find_lesions(regions_of(cube(10, 16)), [], [], ISOTROPIC, settings, detects=False)
+    assert len(found.lesions) == 1
+
+
 def test_brightness_that_a_box_is_about_stays_though_it_has_no_core() -> None:
     boxes = [[9, 9, 9, 27, 27, 27], [49, 49, 49, 63, 63, 63]]
     found = lesions_of(regions_of(cube(10, 16), cube(50, 12)), boxes, [0.9, 0.3], minimum_core_share=0.05)

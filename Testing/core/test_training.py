@@ -232,6 +232,21 @@ def test_boxes_without_a_region_get_a_threshold_of_their_own_where_that_spares_f
     assert lesion_f1(chosen, [outcome_of(0.9, 0.0, 0.6, 0.75)]) == 1.0
 
 
+def test_regions_without_a_box_need_a_size_where_the_detector_is_right_about_them():
+    """A false region of 1.6 ml has no box; a true one of 1.2 ml has one, which is much too large to count by itself."""
+    start = InferenceSettings(anchor_shapes=[[5, 5, 5]], score_threshold=0.05)
+    small = outcome_of(0.9, 0.0, 0.9, 0.01)
+    small.raw.regions[:, 25:30, 25:30, 25:33] = 0.9
+    little = outcome_of(0.9, 0.0, 0.9, 0.01)
+    little.raw.regions[...] = 0.05
+    little.raw.regions[:, 5:10, 5:10, 5:11] = 0.9
+    little = replace(little, regions=little.raw.regions > 0.5, boxes=[VoxelBox((5, 5, 5), (10, 10, 11))])
+    little.raw.boxes[0] = [0, 0, 0, 20, 20, 30]
+    chosen = calibrated(start, [small, little])
+    assert (chosen.minimum_lone_ml, chosen.minimum_lesion_ml) == (2.0, 0.1)
+    assert lesion_f1(chosen, [small, little]) == 1.0
+
+
 def test_lesion_f1_pools_hits_misses_and_false_lesions_over_studies():
     settings = InferenceSettings(anchor_shapes=[[5, 5, 5]], score_threshold=0.05)
     found, missed = outcome_of(0.9, 0, 0.9, 0.2), outcome_of(0.1, 0, 0.01, 0.02)
