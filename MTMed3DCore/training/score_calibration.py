@@ -7,6 +7,7 @@ the analysis applies it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from MTMed3DCore.domain.uncertainty import mean_entropy
 from MTMed3DCore.evaluation.grading import fit_temperature, log_loss, reliability, scale
 from MTMed3DCore.inference import InferenceSettings
 from MTMed3DCore.networks import TaskNetwork
-from MTMed3DCore.training.calibration import FAMILY, Outcome, judged_lesions, run_over
+from MTMed3DCore.training.calibration import FAMILY, SCORE_THRESHOLDS, Outcome, judged_lesions, run_over
 
 FIRST_SEED = 30_000_000
 """Apart from the seeds of training, from those that thresholds are chosen on, and from those of the model card."""
@@ -40,15 +41,25 @@ def calibration_outcomes(
     network: TaskNetwork, settings: InferenceSettings, device: str = "cpu", count: int = STUDIES
 ) -> list[Outcome]:
     """Results on studies that neither training nor any threshold has seen; network in evaluation mode on `device`."""
-    return [outcome for _, outcome in run_over(network, settings, range(FIRST_SEED, FIRST_SEED + count), device)]
+    seeds = range(FIRST_SEED, FIRST_SEED + count)
+    return [outcome for _, outcome in run_over(network, unsifted(settings), seeds, device)]
+
+
+def unsifted(settings: InferenceSettings) -> InferenceSettings:
+    """The settings without what leaves uncertain lesions out.
+
+    What a score is worth is learnt from those below the thresholds as well: the few that are left above them may all be
+    right, and would say nothing.
+    """
+    return replace(settings, score_threshold=min(SCORE_THRESHOLDS), bare_box_score=0.0, minimum_lone_ml=0.0)
 
 
 def fit_calibration(outcomes: Sequence[Outcome], settings: InferenceSettings) -> dict[str, Any]:
     """Everything that the bundle's metadata shall say of the network's scores.
 
     Args:
-        outcomes: of `calibration_outcomes`, made with the settings' thresholds.
-        settings: with which the lesions are found.
+        outcomes: of `calibration_outcomes`.
+        settings: with which the lesions are found; those that their thresholds leave out count as well.
 
     Returns:
         ``lesion_calibration``, ``grade_calibration`` and ``entropy_limit``, each only where the outcomes tell it: a
@@ -56,7 +67,7 @@ def fit_calibration(outcomes: Sequence[Outcome], settings: InferenceSettings) ->
     """
     said = {"studies": len(outcomes), "data": f"synthetic studies of the family {FAMILY}"}
     result: dict[str, Any] = {}
-    lesions = _lesion_calibration(outcomes, settings)
+    lesions = _lesion_calibration(outcomes, unsifted(settings))
     if lesions is not None:
         result["lesion_calibration"] = {"method": "Platt scaling", **said, **lesions}
     grade = _grade_calibration(outcomes)
