@@ -156,6 +156,11 @@ class TestCalibration:
         assert limit is not None
         assert 0.469 < limit < 1.0
 
+    def test_what_a_score_is_worth_does_not_depend_on_the_thresholds_above_it(self) -> None:
+        strict = replace(SETTINGS, score_threshold=0.6, minimum_lone_ml=5.0, bare_box_score=0.9)
+        assert not any(hit is False for each in self.OUTCOMES for _, hit in judged_lesions(strict, each))
+        assert fit_calibration(self.OUTCOMES, strict) == fit_calibration(self.OUTCOMES, SETTINGS)
+
     def test_easy_studies_make_no_grade_surer_than_the_network_is(self) -> None:
         timid = [replace(o, raw=replace(o.raw, hgg_probability=0.6 if o.grade else 0.4)) for o in self.OUTCOMES]
         assert fit_calibration(timid, SETTINGS)["grade_calibration"]["temperature"] == 1
