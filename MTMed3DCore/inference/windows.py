@@ -176,6 +176,7 @@ class _Run:
             levels = self.network.encode(self._part(whole))
             detection = self.network.detect(levels)
         self._take_boxes(detection, [whole])
+        del detection
         give_back_freed_memory()  # what a whole brain took lies in pieces that no window fits into
         self.progress("infer", WHOLE_SHARE, "Glance")
         with self.rounded():

@@ -110,10 +110,9 @@ class FusedUp(nn.Module):
         y = leaky_relu_(normalise(y), SLOPE)
         y = normalise(self.second(y))
         shortcut = pointwise(skip, self.across_shortcut)
-        shares = pointwise(x, self.up_shortcut).unflatten(1, (2, 2, 2, -1))
-        for a, b, c in PHASES:
-            shortcut[:, :, a::2, b::2, c::2] += shares[:, a, b, c]
-        del shares
+        # Place by place: all eight together would be the peak of the memory.
+        for (a, b, c), weight in zip(PHASES, self.up_shortcut.chunk(len(PHASES)), strict=True):
+            shortcut[:, :, a::2, b::2, c::2] += pointwise(x, weight)
         return leaky_relu_(y.add_(normalise(shortcut)), SLOPE)
 
 
