@@ -133,7 +133,7 @@ class Station:
     def _analyse(self, study: Study, read_s: float) -> Findings:
         settings, progress = self._settings, self._listener(study.id)
         # A compiled pass has no layers any more; between windows the listener looks.
-        with nullcontext() if settings.compiled else self._stop.between_layers():
+        with nullcontext() if settings.compiled and settings.mode == "exact" else self._stop.between_layers():
             return analyze(
                 study,
                 self._bundle,

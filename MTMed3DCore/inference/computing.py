@@ -10,7 +10,7 @@ import torch
 from MTMed3DCore.allocator import give_back_freed_memory, keep_freed_memory
 from MTMed3DCore.domain.uncertainty import mirror_disagreement
 from MTMed3DCore.inference.compiled import compile_passes, even_batch, is_of_compiler, uncompile
-from MTMed3DCore.inference.devices import choose_device, choose_precision
+from MTMed3DCore.inference.devices import choose_precision
 from MTMed3DCore.inference.focus import may_focus
 from MTMed3DCore.inference.ladder import GPU_BATCH, Rung, climb_down, ladder, left_notice, short_of_memory
 from MTMed3DCore.inference.measured import fits_whole, focus_sides
@@ -48,27 +48,33 @@ def compute(
     bundle: Bundle,
     network: Any,
     prepared: PreparedStudy,
-    device: str,
+    target: torch.device,
     precision: str,
     progress: Progress,
     *,
+    may_leave: bool,
     mode: str,
     check_uncertainty: bool,
     compiled: bool,
 ) -> Computed:
-    """Run a bundle's network on a prepared study; arguments as of `MTMed3DCore.inference.analyze`.
+    """Run a bundle's network on a prepared study; what is not said here is as of `MTMed3DCore.inference.analyze`.
+
+    Args:
+        target: the device of the first choice.
+        may_leave: whether the CPU may take over from it.
+        compiled: have the network compiled; not in the quick mode.
 
     Raises:
         ModelRefused: outputs that are not finite.
-        WrongUse: an unknown or absent device, or an unknown precision.
+        WrongUse: an unknown precision.
         MemoryError, RuntimeError: memory does not suffice, also on the CPU where the device was left to choose.
     """
-    target, settings, may_leave = choose_device(device), bundle.settings, device == "auto"
+    settings = bundle.settings
     notices: list[Notice] = []
     if network is None:
         network, target, notices = _load(bundle, target, may_leave=may_leave)
     chosen = choose_precision(precision, target, network if mode == "quick" else None)
-    if compiled and mode == "exact":  # a quick analysis has other sizes in every study
+    if compiled:
         compile_passes(network, target)
 
     def run(rung: Rung) -> tuple[RawResult, float | None]:

@@ -1,7 +1,4 @@
-"""The whole analysis of one study: prepare, run, bring back, measure.
-
-Torch and MONAI, whose import takes seconds, are loaded only once the study is prepared.
-"""
+"""The whole analysis of one study: prepare, run, bring back, measure."""
 
 from __future__ import annotations
 
@@ -31,8 +28,11 @@ from MTMed3DCore.domain.study import check_study
 from MTMed3DCore.errors import OutOfResources, WrongUse
 from MTMed3DCore.findings import Findings, Grade, Lesion
 from MTMed3DCore.geometry import VoxelBox
+from MTMed3DCore.inference.computing import compute
+from MTMed3DCore.inference.devices import choose_device
+from MTMed3DCore.inference.ladder import short_of_memory
 from MTMed3DCore.inference.lesions import find_lesions
-from MTMed3DCore.inference.settings import ANYWHERE, InferenceSettings
+from MTMed3DCore.inference.settings import InferenceSettings
 from MTMed3DCore.measurements import compare, midplane
 from MTMed3DCore.notice import Notice
 from MTMed3DCore.preparation import PreparedStudy, prepare, to_native
@@ -102,10 +102,7 @@ def analyze(
     began = time.perf_counter()
     bundle = model if isinstance(model, Bundle) else find_bundle(model)
     settings = bundle.settings
-    if device not in ANYWHERE:
-        from MTMed3DCore.inference.devices import choose_device
-
-        choose_device(device)
+    target = choose_device(device)
     notices = list(study.warnings)
     if settings.channel_order_assumed:
         order = ", ".join(settings.channel_order)
@@ -123,19 +120,18 @@ def analyze(
         )
     notices.extend(prepared.warnings)
     prepared_at = time.perf_counter()
-    from MTMed3DCore.inference.computing import compute
-
     with _memory_refusals():
         computed = compute(
             bundle,
             network,
             prepared,
-            device,
+            target,
             precision,
             progress,
+            may_leave=device == "auto",
             mode=mode,
             check_uncertainty=check_uncertainty,
-            compiled=compiled,
+            compiled=compiled and mode == "exact",  # a quick analysis has other sizes in every study
         )
         raw = computed.raw
         notices.extend(computed.notices)
@@ -222,8 +218,6 @@ def _memory_refusals() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        from MTMed3DCore.inference.ladder import short_of_memory
-
         if not short_of_memory(error):
             raise
         raise OutOfResources(

@@ -14,8 +14,6 @@ from MTMed3DCore.findings import WHOLE_TUMOUR
 from MTMed3DCore.preparation.kinds import NORMALISATIONS
 from MTMed3DCore.sequences import SEQUENCES
 
-ANYWHERE = ("auto", "cpu")
-"""Names of devices that mean something on every machine."""
 GRANULE = 32
 """Stride of the network's coarsest level: sides and starts of windows are multiples of it."""
 

@@ -15,6 +15,7 @@ from MTMed3DCore.notice import Notice
 from MTMed3DCore.preparation.brain import find_stripped_brain
 from MTMed3DCore.preparation.grid import resample_axes, resample_rigid, working_grid
 from MTMed3DCore.preparation.masking import BrainMask, find_mask
+from MTMed3DCore.preparation.normalise import normalise
 from MTMed3DCore.preparation.record import PreparationRecord, Registration
 from MTMed3DCore.progress import Progress, silent
 from MTMed3DCore.sequences import SEQUENCES
@@ -129,8 +130,6 @@ def prepare(
         notices.extend(_cut_short(name, values, brain))
         image[index] = np.where(brain, values, 0.0)
     if normalisation is not None:
-        from MTMed3DCore.preparation.normalise import normalise  # by torch, whose import takes a second
-
         progress("prepare", 0.95, "Normalising intensities")
         image = normalise(image, brain, normalisation)
     progress("prepare", 1.0, "Prepared")
