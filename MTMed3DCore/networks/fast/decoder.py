@@ -64,56 +64,69 @@ class Residual(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, X, Y, Z) to (B, O, X, Y, Z)."""
-        y = leaky_relu_(normalise(self.first(x)), SLOPE)
-        y = normalise(self.second(y))
-        shortcut = x if self.shortcut is None else normalise(pointwise(x, self.shortcut))
-        return leaky_relu_(y.add_(shortcut), SLOPE)
+        # A statement a map, so that at full resolution no map outlives the one made of it.
+        y = self.first(x)
+        y = leaky_relu_(normalise(y), SLOPE)
+        y = self.second(y)
+        y = normalise(y)
+        if self.shortcut is None:
+            return leaky_relu_(y.add_(x), SLOPE)
+        shortcut = pointwise(x, self.shortcut)
+        return leaky_relu_(y.add_(normalise(shortcut)), SLOPE)
 
 
-class FusedUp(nn.Module):
-    """One upsampling block.
+class FusedLevel(nn.Module):
+    """One level of the decoder: its skip connection and its upsampling.
 
     Args:
-        block: MONAI's UnetrUpBlock; it must not change afterwards.
+        up: MONAI's UnetrUpBlock.
+        across: MONAI's UnetrBasicBlock of the skip connection, None for a bare one. Neither must change afterwards.
     """
 
     up: torch.Tensor
     up_shortcut: torch.Tensor
-    across_shortcut: torch.Tensor
+    skip_shortcut: torch.Tensor
 
-    def __init__(self, block: Any) -> None:
+    def __init__(self, up: Any, across: Any) -> None:
         super().__init__()
-        transposed = block.transp_conv.conv.weight.detach().double()
-        first = block.conv_block.conv1.conv.weight.detach()
-        shortcut = _matrix(block.conv_block.conv3)
+        transposed = up.transp_conv.conv.weight.detach().double()
+        first = up.conv_block.conv1.conv.weight.detach()
+        shortcut = _matrix(up.conv_block.conv3)
         middle = transposed.shape[1]
         up_shortcut = torch.einsum("om,imabc->abcoi", shortcut[:, :middle].double(), transposed).flatten(0, 3)
         weights = {
             "up": _sub_pixel(transposed, first[:, :middle].double()),
             "up_shortcut": up_shortcut,
-            "across_shortcut": shortcut[:, middle:],
+            "skip_shortcut": shortcut[:, middle:],
         }
         for name, weight in weights.items():
             self.register_buffer(name, weight.to(first.dtype).contiguous(), persistent=False)
-        self.across = Convolution(first[:, middle:])
-        self.second = Convolution(block.conv_block.conv2.conv.weight)
+        self.across = nn.Identity() if across is None else Residual(across.layer)
+        self.of_skip = Convolution(first[:, middle:])
+        self.second = Convolution(up.conv_block.conv2.conv.weight)
 
-    def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
-        """Coarse (B, I, X, Y, Z) and skip connection (B, S, 2X, 2Y, 2Z) to (B, O, 2X, 2Y, 2Z)."""
-        y = self.across(skip)
-        # One voxel more than the coarse map along each axis: phase 0 reads from the first, phase 1 from the second.
-        places = conv3d(x, self.up, padding=1).unflatten(1, (2, 2, 2, -1))
-        depth, height, width = x.shape[2:]
-        for a, b, c in PHASES:
-            y[:, :, a::2, b::2, c::2] += places[:, a, b, c, :, a : a + depth, b : b + height, c : c + width]
-        del places
-        y = leaky_relu_(normalise(y), SLOPE)
-        y = normalise(self.second(y))
-        shortcut = pointwise(skip, self.across_shortcut)
-        # Place by place: all eight together would be the peak of the memory.
+    def forward(self, x: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        """Coarse (B, I, X, Y, Z) and the skip connection's source (B, S, 2X, 2Y, 2Z) to (B, O, 2X, 2Y, 2Z)."""
+        # The maps of the finest level are the peak of an analysis' memory: none is kept for longer than it is needed,
+        # and of those of all eight places of a fine voxel only some are made at a time.
+        skip = self.across(source)
+        y = self.of_skip(skip)
+        shortcut = pointwise(skip, self.skip_shortcut)
+        del skip
         for (a, b, c), weight in zip(PHASES, self.up_shortcut.chunk(len(PHASES)), strict=True):
             shortcut[:, :, a::2, b::2, c::2] += pointwise(x, weight)
-        return leaky_relu_(y.add_(normalise(shortcut)), SLOPE)
+        shortcut = normalise(shortcut)
+        depth, height, width = x.shape[2:]
+        for a, weight in enumerate(self.up.chunk(2)):
+            # One voxel more than the coarse map along each axis: phase 0 reads from the first, phase 1 from the second.
+            places = conv3d(x, weight, padding=1).unflatten(1, (2, 2, -1))
+            for b, c in product(range(2), repeat=2):
+                y[:, :, a::2, b::2, c::2] += places[:, b, c, :, a : a + depth, b : b + height, c : c + width]
+            del places
+        y = leaky_relu_(normalise(y), SLOPE)
+        y = self.second(y)
+        y = normalise(y)
+        return leaky_relu_(y.add_(shortcut), SLOPE)
 
 
 def _sub_pixel(transposed: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
@@ -150,10 +163,9 @@ class FusedSegmentation(nn.Module):
     def __init__(self, decoder: Any) -> None:
         super().__init__()
         ups = (decoder.decoder5, decoder.decoder4, decoder.decoder3, decoder.decoder2, decoder.decoder1)
-        across = (decoder.encoder4, decoder.encoder3, decoder.encoder2, decoder.encoder1)
+        across = (None, decoder.encoder4, decoder.encoder3, decoder.encoder2, decoder.encoder1)
         self.deepest = Residual(decoder.encoder10.layer)
-        self.ups = nn.ModuleList(FusedUp(up) for up in ups)
-        self.across = nn.ModuleList([nn.Identity(), *(Residual(block.layer) for block in across)])
+        self.levels = nn.ModuleList(FusedLevel(*blocks) for blocks in zip(ups, across, strict=True))
         self.register_buffer("out", _matrix(decoder.out.conv).contiguous(), persistent=False)
         self.register_buffer("bias", decoder.out.conv.conv.bias.detach().view(-1, 1, 1, 1), persistent=False)
 
@@ -163,6 +175,6 @@ class FusedSegmentation(nn.Module):
         if wants_slices(image):
             sources = [slice_by_slice(source) for source in sources]
         x = self.deepest(features[4])
-        for up, block, source in zip(self.ups, self.across, sources, strict=True):
-            x = up(x, block(source))
+        for level, source in zip(self.levels, sources, strict=True):
+            x = level(x, source)
         return (pointwise(x, self.out) + self.bias).contiguous()
