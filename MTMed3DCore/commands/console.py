@@ -116,3 +116,10 @@ def read_settings(path: Path) -> dict[str, Any]:
         text = f"{path} cannot be read: {error}."
         raise InputRefused("settings-damaged", text, "Give a JSON file with training settings.") from error
     return plain
+
+
+def print_trained(listed: Path, run: Path, bundle: Path, fold: int | None) -> None:
+    """What a finished run left behind, and how to measure it on what it was not trained on."""
+    held_out = "" if fold is None else f" --fold {fold}"
+    print(f"Trained. The model lies in {bundle}; the run's course in {run / 'curves.png'}.")
+    print(f"Measure it with: mtmed3d evaluate {listed} --model {bundle}{held_out} -o REPORT")

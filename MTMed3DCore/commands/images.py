@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from MTMed3DCore.commands.console import print_table, progress_bar
+from MTMed3DCore.commands.console import print_table, print_trained, progress_bar
 from MTMed3DCore.errors import InputRefused, WrongUse
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")
@@ -86,8 +86,7 @@ def train_on_images(options: argparse.Namespace, chosen: dict[str, Any]) -> int:
     if options.json:
         print(json.dumps({"bundle": str(bundle.folder), "steps": settings.steps}))
     else:
-        print(f"Trained. The model lies in {bundle.folder}; the run's course in {options.output / 'curves.png'}.")
-        print(f"Measure it with: mtmed3d evaluate {options.list} --model {bundle.folder} -o REPORT")
+        print_trained(options.list, options.output, bundle.folder, settings.fold)
     return 0
 
 

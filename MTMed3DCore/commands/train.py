@@ -8,7 +8,14 @@ from os import environ
 from pathlib import Path
 from typing import Any
 
-from MTMed3DCore.commands.console import Subparsers, add_json_option, new_parser, progress_bar, read_settings
+from MTMed3DCore.commands.console import (
+    Subparsers,
+    add_json_option,
+    new_parser,
+    print_trained,
+    progress_bar,
+    read_settings,
+)
 from MTMed3DCore.commands.images import train_on_images
 from MTMed3DCore.images2d.imagelist import is_image_list
 from MTMed3DCore.networks.registry import DEFAULT_FAMILY, FAMILY_NAMES, IMAGE_FAMILY, find_family
@@ -102,8 +109,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         if "warm_start" in config:
             print(f"Encoder: {config['warm_start']['text']}")
-        print(f"Trained. The model lies in {bundle.folder}; the run's course in {options.output / 'curves.png'}.")
-        print(f"Measure it with: mtmed3d evaluate {options.list} --model {bundle.folder} -o REPORT")
+        print_trained(options.list, options.output, bundle.folder, settings.fold)
     return 0
 
 
