@@ -1,8 +1,9 @@
 """Analyse whole studies as a user would, each in a process of its own, and set the results beside the truth.
 
-    python benchmarks/cases.py FOLDER [FOLDER ...] -o OUT [--model starter] [--card] [--quick]
+    python benchmarks/cases.py FOLDER [FOLDER ...] -o OUT [--model starter] [--known NAME=LGG ...] [--card] [--quick]
 
-A FOLDER holds the four sequences and, where the truth is known, ``seg.nii.gz`` or ``seg.mha``. Writes ``cases.json``
+A FOLDER holds the four sequences and, where the truth is known, ``seg.nii.gz`` or ``seg.mha``; ``--known`` tells the
+grades that are known, by the folders' names. Writes ``cases.json``
 and ``cases.md`` with Dice, box IoU, grade, time and peak memory, beside a baseline without learning; with ``--card``
 the table also goes into the model card of a bundle that is given as a folder.
 """
@@ -114,6 +115,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         cells = [f"{row['found'][k]:.3f} ({row['baseline'][k]:.3f})" if "found" in row else "-" for k in keys]
         grade = f"{row['grade']['label']} {row['grade']['probability_hgg']:.2f}" if row["grade"] else "-"
+        grade += f" (known: {row['known_grade']})" if row.get("known_grade") else ""
         name = row["case"] + (" (machine label)" if str(row.get("truth", "")).startswith("machine") else "")
         counts = row.get("lesions_over_1_ml")
         lesions = f"{counts['boxed']} of {counts['true']} | {counts['false']}" if counts else "- | -"
@@ -134,12 +136,16 @@ def main() -> None:
     parser.add_argument("cases", nargs="+", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--model", default="starter")
+    parser.add_argument("--known", nargs="+", default=[], type=lambda said: said.split("="), metavar="NAME=GRADE")
     parser.add_argument("--quick", action="store_true", help="analyse in the quick mode")
     parser.add_argument("--card", action="store_true", help="put the table into the model card of the bundle --model")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     how = ["--model", options.model, *(["--quick"] if options.quick else [])]
-    rows = [measure(case, options.output / case.name, how) for case in options.cases]
+    known = dict(options.known)
+    rows = [
+        measure(case, options.output / case.name, how) | {"known_grade": known.get(case.name)} for case in options.cases
+    ]
     (options.output / "cases.json").write_text(json.dumps(rows, indent=1))
     (options.output / "cases.md").write_text(table(rows))
     print(table(rows))

@@ -25,10 +25,9 @@ LEAST_DICE = 0.9
 EXACT = ("AP_IoU_0.10", "grades right")
 
 
-def make_studies(folder: Path) -> None:
-    """Two studies of each grade with at least one lesion, in the folders of BraTS 2019."""
-    wanted = {0: OF_EACH_GRADE, 1: OF_EACH_GRADE}
-    seed = 0
+def make_studies(folder: Path, of_each_grade: int, seed: int = 0) -> None:
+    """Studies of both grades with at least one lesion, in the folders of BraTS 2019; `seed` is the first one's."""
+    wanted = {0: of_each_grade, 1: of_each_grade}
     while any(wanted.values()):
         study = make_study(seed, SHAPE, SPACING_MM)
         seed += 1
@@ -55,7 +54,7 @@ def main() -> int:
     parser.add_argument("--precision", default="fp32")
     options = parser.parse_args()
     out: Path = options.out
-    make_studies(out / "studies")
+    make_studies(out / "studies", OF_EACH_GRADE)
     mtmed3d("datalist", out / "studies", "-o", out / "list.json", "--folds", "2")
     start = time.monotonic()
     size = ["--feature-size", "12", "--spacing-mm", f"{SPACING_MM:g}", "--patch", "64", "--workers", "0"]
