@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import NoReturn, TextIO
 
 from MTMed3DCore import __version__
+from MTMed3DCore.allocator import share_one_heap
 from MTMed3DCore.commands import (
     analyze,
     benchmark,
@@ -82,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in arguments
     open_standard_streams()
+    share_one_heap()
     options = argparse.Namespace()
     try:
         with terminated_as_interrupted(), _heard_or_not(sys.stdout):  # gone, as after `| head`

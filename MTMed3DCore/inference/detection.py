@@ -19,6 +19,7 @@ from monai.data.box_utils import clip_boxes_to_image, non_max_suppression
 from MTMed3DCore.errors import ModelRefused
 from MTMed3DCore.inference.settings import InferenceSettings
 from MTMed3DCore.inference.tiling import Triple
+from MTMed3DCore.inference.transfer import to_device
 
 CANDIDATES_PER_LEVEL = 1000
 """Boxes of one level that enter the suppression, as in RetinaNet."""
@@ -41,7 +42,8 @@ def level_anchors(settings: InferenceSettings, window: Triple, levels: Sequence[
 class BoxCollector:
     """Gathers boxes window by window, then merges them once.
 
-    A window's boxes stay where its maps are, and their number is not asked for: a GPU need not wait before the end.
+    What a window says of its best anchors stays where its maps are, and its number is not asked for, so that a GPU need
+    not wait before the end: only then boxes are decoded, and suppressed, on the host.
 
     Args:
         settings: anchors and thresholds.
@@ -80,43 +82,46 @@ class BoxCollector:
         for level, ((scores, deltas), anchors) in enumerate(zip(maps, self._anchors_of(maps, window), strict=True)):
             probability = torch.sigmoid(scores[0].float()).permute(1, 2, 3, 0).reshape(-1)
             codes = deltas[0].float().unflatten(0, (anchor_count, 6)).permute(2, 3, 4, 0, 1).reshape(-1, 6)
-            offset, lower, upper = (torch.tensor(each, device=anchors.device) for each in (start, *own))
-            centres = (anchors[:, :3] + anchors[:, 3:]) / 2 + offset
-            mine = ((centres >= lower) & (centres < upper)).all(dim=1)
-            asked = torch.where(mine & (probability > settings.score_threshold), probability, -1.0)
-            best, chosen = asked.topk(min(CANDIDATES_PER_LEVEL, len(asked)))
-            codes = codes[chosen]
-            boxes = self._coder.decode_single(codes, anchors[chosen] + offset.repeat(2))
-            self._found[level].append(_Candidates(boxes, best, torch.isfinite(codes).all(dim=1)))
+            asked = probability > settings.score_threshold
+            for axis, (first, lower, upper) in enumerate(zip(start, *own, strict=True)):
+                centres = (anchors[:, axis] + anchors[:, axis + 3]) / 2
+                asked = asked & (centres >= lower - first) & (centres < upper - first)
+            scored = torch.where(asked, probability, -1.0)
+            best, chosen = scored.topk(min(CANDIDATES_PER_LEVEL, len(scored)))
+            finite = torch.isfinite(probability).all()
+            self._found[level].append(_Candidates(codes[chosen], anchors[chosen], start, best, finite))
 
     def _anchors_of(self, maps: Sequence[Level], window: Triple) -> list[torch.Tensor]:
         """A window's anchors by level, where its maps are."""
         shapes = tuple((int(s.shape[2]), int(s.shape[3]), int(s.shape[4])) for s, _ in maps)
         if (window, *shapes) not in self._anchors:
             made = level_anchors(self._settings, window, shapes)
-            self._anchors[(window, *shapes)] = [each.to(maps[0][0].device) for each in made]
+            self._anchors[(window, *shapes)] = [to_device(each, maps[0][0].device) for each in made]
         return self._anchors[(window, *shapes)]
 
     def merged(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Boxes (N, 6), half-open voxels of the working volume, and scores (N,), best first.
 
         Raises:
-            ModelRefused: the deltas of a box above the threshold are not finite.
+            ModelRefused: a score, or the deltas of a box above the threshold, are not finite.
         """
         boxes, scores = [torch.zeros((0, 6))], [torch.zeros(0)]
         for level in self._found:
             if not level:
                 continue
-            level_boxes = torch.cat([each.boxes for each in level]).cpu()
-            level_scores, rank = torch.cat([each.scores for each in level]).cpu().sort(descending=True, stable=True)
+            found = [each.on_host() for each in level]
+            anchors = torch.cat([each.anchors + torch.tensor(each.start).repeat(2) for each in found])
+            level_scores, rank = torch.cat([each.scores for each in found]).sort(descending=True, stable=True)
             rank = rank[: min(CANDIDATES_PER_LEVEL, int((level_scores > 0).sum()))]
-            if not torch.cat([each.finite for each in level]).cpu()[rank].all():
+            codes = torch.cat([each.codes for each in found])[rank]
+            if not (torch.isfinite(codes).all() and all(each.finite for each in found)):
                 raise ModelRefused(
                     "output-not-finite",
                     "The network's boxes are not finite.",
                     "Analyse with --precision fp32; if that does not help, the model is damaged.",
                 )
-            clipped, kept = clip_boxes_to_image(level_boxes[rank], self._extent, remove_empty=True)
+            level_boxes = self._coder.decode_single(codes, anchors[rank])
+            clipped, kept = clip_boxes_to_image(level_boxes, self._extent, remove_empty=True)
             boxes.append(torch.as_tensor(clipped))
             scores.append(level_scores[: len(rank)][torch.as_tensor(kept)])
         all_boxes, all_scores = torch.cat(boxes), torch.cat(scores)
@@ -131,11 +136,19 @@ class _Candidates:
     """The best anchors of a level of a window.
 
     Args:
-        boxes: (N, 6).
+        codes: (N, 6), the deltas.
+        anchors: (N, 6), in the window.
+        start: the window's first voxel in the working volume.
         scores: (N,), -1 where there are fewer that are asked for.
-        finite: (N,), whether the network's numbers are.
+        finite: whether all scores of the level are.
     """
 
-    boxes: torch.Tensor
+    codes: torch.Tensor
+    anchors: torch.Tensor
+    start: Triple
     scores: torch.Tensor
     finite: torch.Tensor
+
+    def on_host(self) -> _Candidates:
+        """The same in the host's memory."""
+        return _Candidates(self.codes.cpu(), self.anchors.cpu(), self.start, self.scores.cpu(), self.finite.cpu())

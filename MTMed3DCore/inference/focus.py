@@ -98,11 +98,11 @@ def focus_windows(
 
 
 def cut(levels: Sequence[torch.Tensor], strides: Sequence[int], window: Window) -> list[torch.Tensor]:
-    """A window's part of the encoder's levels (B, C, x, y, z) of the whole volume."""
+    """A window's part of the encoder's levels (B, C, x, y, z) of the whole volume, as views."""
     parts = []
     for level, stride in zip(levels, strides, strict=True):
         x, y, z = (slice(part.start // stride, part.stop // stride) for part in window.slices)
-        parts.append(level[..., x, y, z].contiguous())
+        parts.append(level[..., x, y, z])
     return parts
 
 

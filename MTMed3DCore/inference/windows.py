@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from MTMed3DCore.inference.detection import BoxCollector, Level
 from MTMed3DCore.inference.focus import Sides, cut, focus_windows, glance, may_focus
 from MTMed3DCore.inference.settings import GRANULE, InferenceSettings
 from MTMed3DCore.inference.tiling import Triple, Window, plan_windows
+from MTMed3DCore.inference.transfer import to_device
 from MTMed3DCore.networks.registry import TASKS
 from MTMed3DCore.progress import Progress, silent
 from MTMed3DCore.sequences import SEQUENCES
@@ -95,20 +97,21 @@ def run_network(
     volume = torch.zeros((1, len(order), *padded))
     x, y, z = prepared.grid.shape
     volume[0, :, :x, :y, :z] = torch.from_numpy(prepared.image[order])
-    volume = volume if on_host else volume.to(device)
+    volume = volume if on_host else to_device(volume, device)
     run = _Run(network, volume, settings, device, precision, progress, BoxCollector(settings, prepared.grid.shape))
     with torch.inference_mode():
         if focus is not None and may_focus(network, windows):
-            run.closely(windows, focus)
+            run.closely(windows, focus, batch)
         else:
             run.everywhere(windows, batch)
+        # One voxel of grace, so that interpolation to the native grid leaves tumour at the brain's surface whole. A GPU
+        # still computes meanwhile.
+        brain = ndimage.binary_dilation(prepared.brain)
         found, scores = run.boxes.merged()
         probabilities = run.stitch.probabilities()
         if probabilities is None:
             regions = np.zeros((3, x, y, z), dtype=np.float32)
             return RawResult(regions, found, scores, None, run.detects)
-        # One voxel of grace, so that interpolation to the native grid leaves tumour at the brain's surface whole.
-        brain = ndimage.binary_dilation(prepared.brain)
         regions = np.where(brain, probabilities[:, :x, :y, :z].cpu().numpy(), np.float32(0.0))
         progress("infer", GRADING_FROM, "Grading")
         tumour = settings.regions_of(regions)[WHOLE_TUMOUR]
@@ -147,15 +150,16 @@ class _Run:
         self.padded: Triple = (x, y, z)
         self.stitch = _Stitch(self.padded, self.volume.device)
 
-    def rounded(self) -> torch.autocast:
+    def rounded(self) -> AbstractContextManager[Any]:
         """In bf16 where that is asked for."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
     def everywhere(self, windows: Sequence[Window], batch: int) -> None:
         """Every task in every window."""
-        for first in range(0, len(windows), batch):
-            some = windows[first : first + batch]
-            self.progress("infer", first / len(windows) * GRADING_FROM, f"Window {first + 1} of {len(windows)}")
+        done = 0
+        for some in _batches(windows, batch):
+            self.progress("infer", done / len(windows) * GRADING_FROM, f"Window {done + 1} of {len(windows)}")
+            done += len(some)
             part = torch.cat([self._part(window) for window in some])
             with self.rounded():
                 features = self.network.encode(part)
@@ -163,12 +167,13 @@ class _Run:
             self._take_boxes(detection, some)
             self._segment(part, features, some)
 
-    def closely(self, windows: Sequence[Window], sides: Sides) -> None:
+    def closely(self, windows: Sequence[Window], sides: Sides, batch: int) -> None:
         """The whole volume at once, then the segmentation where it is called for.
 
         Args:
             windows: that cover the volume.
             sides: of windows over a region.
+            batch: windows that are segmented at a time.
         """
         self.progress("infer", 0.0, "Whole brain")
         whole = Window((0, 0, 0), self.padded, ((0, 0, 0), self.padded))
@@ -182,13 +187,17 @@ class _Run:
         with self.rounded():
             seen = glance(self.network, self.volume, self.device)
         wanted = focus_windows(seen, self.boxes.merged()[0], windows, sides)
-        for number, window in enumerate(wanted):
-            done = WHOLE_SHARE + (GRADING_FROM - WHOLE_SHARE) * (number + 1) / (len(wanted) + 1)
-            self.progress("infer", done, f"Window {number + 1} of {len(wanted)}")
-            self._segment(self._part(window), cut(levels, self.network.level_strides, window), [window])
+        done = 0
+        for some in _batches(wanted, batch):
+            share = WHOLE_SHARE + (GRADING_FROM - WHOLE_SHARE) * (done + 1) / (len(wanted) + 1)
+            self.progress("infer", share, f"Window {done + 1} of {len(wanted)}")
+            done += len(some)
+            features = [cut(levels, self.network.level_strides, window) for window in some]
+            part = torch.cat([self._part(window) for window in some])
+            self._segment(part, [torch.cat(level) for level in zip(*features, strict=True)], some)
 
     def _part(self, window: Window) -> torch.Tensor:
-        return self.volume[(slice(None), slice(None), *window.slices)].to(self.device)
+        return to_device(self.volume[(slice(None), slice(None), *window.slices)], self.device)
 
     def _take_boxes(self, detection: Sequence[Level] | None, windows: Sequence[Window]) -> None:
         """The boxes of some windows, if the network looks for any."""
@@ -238,8 +247,9 @@ class _Stitch:
     def _weight(self, size: Triple) -> torch.Tensor:
         """Of the voxels of a window."""
         if size not in self._weights:
-            gaussian = compute_importance_map(size, mode="gaussian", sigma_scale=0.125, device=self._total.device)
-            self._weights[size] = gaussian.float()
+            # Made on the host: MONAI asks for its smallest value.
+            gaussian = compute_importance_map(size, mode="gaussian", sigma_scale=0.125, device="cpu").float()
+            self._weights[size] = to_device(gaussian, self._total.device)
         return self._weights[size]
 
     def probabilities(self) -> torch.Tensor | None:
@@ -257,6 +267,15 @@ class _Stitch:
                 "Analyse with --precision fp32; if that does not help, the model is damaged.",
             )
         return self._sum.div_(self._total.where(self._total > 0, 1.0))
+
+
+def _batches(windows: Sequence[Window], most: int) -> Iterator[list[Window]]:
+    """Windows of one size together, so many at a time."""
+    alike: dict[Triple, list[Window]] = {}
+    for window in windows:
+        alike.setdefault(window.size, []).append(window)
+    for some in alike.values():
+        yield from (some[first : first + most] for first in range(0, len(some), most))
 
 
 def _mirrored(network: Any, part: torch.Tensor, settings: InferenceSettings) -> list[torch.Tensor]:

@@ -7,6 +7,7 @@ import os
 import sys
 from contextlib import suppress
 
+from MTMed3DCore.allocator import share_one_heap
 from MTMed3DCore.errors import Cancelled
 from MTMed3DCore.process import open_standard_streams, terminated_as_interrupted
 from MTMed3DCore.worker.protocol import Channel, private_stdout
@@ -16,6 +17,7 @@ from MTMed3DCore.worker.session import Session, ready_event
 def main() -> None:
     """Answer lines until standard input closes."""
     open_standard_streams()
+    share_one_heap()
     channel = Channel(private_stdout())
     faulthandler.enable()  # a crash in native code leaves its place in the log
     session = Session(channel)

@@ -31,6 +31,20 @@ torch.ones(2**26); print(resident() - given_back)
     assert kept > 0.9 * 2**28
 
 
+def test_freed_memory_stays_with_the_process_also_where_a_thread_computes():
+    kept = printed_by("""
+import threading
+from MTMed3DCore.allocator import keep_freed_memory, share_one_heap
+assert share_one_heap()
+import torch
+assert keep_freed_memory()
+before = resident()
+thread = threading.Thread(target=torch.ones, args=(2**26,)); thread.start(); thread.join()
+print(resident() - before)
+""")
+    assert kept > 0.9 * 2**28
+
+
 def test_pages_between_blocks_that_live_on_are_given_back_between_requests():
     """Of 2000 blocks of 100 kB every tenth lives on: without asking, the free ones between them stay resident."""
     code = """

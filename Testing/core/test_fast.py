@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -45,6 +47,18 @@ def test_boxes_and_tokens_taken_in_small_chunks_give_the_same_numbers(monkeypatc
         monkeypatch.setattr(swin, "CHUNK_BYTES", 2**16)
         for ours, theirs in zip(encode(encoder, x), at_once, strict=True):
             assert float((ours - theirs).abs().max()) <= 1e-5
+
+
+def test_biases_belong_to_an_order_and_not_to_its_place_in_memory():
+    """An order that is forgotten leaves its place in memory to the next one."""
+    attention = network().encoder.layers1[0].blocks[0].attn
+    first, second = (token_order(shape, (7, 7, 7), (0, 0, 0), torch.device("cpu")) for shape in ((16, 7, 7), (7, 7, 5)))
+    with torch.no_grad():
+        swin._biases(attention, first, torch.float32)
+        found = swin._biases(attention, replace(second, index=first.index), torch.float32)
+        expected = swin._make_biases(attention, second, torch.float32)
+    assert [each.shape for each in found] == [each.shape for each in expected]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
 
 
 def test_a_batch_gives_what_its_images_give_alone():

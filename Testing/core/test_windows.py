@@ -11,11 +11,13 @@ from torch.nn import functional
 
 from MTMed3DCore.errors import Cancelled, ModelRefused
 from MTMed3DCore.geometry import Grid
+from MTMed3DCore.inference.detection import BoxCollector
 from MTMed3DCore.inference.settings import InferenceSettings
 from MTMed3DCore.inference.tiling import plan_windows
-from MTMed3DCore.inference.windows import grading_crop, run_network
+from MTMed3DCore.inference.windows import _Run, grading_crop, run_network
 from MTMed3DCore.networks import build_network
 from MTMed3DCore.preparation import PreparedStudy
+from MTMed3DCore.progress import silent
 from MTMed3DCore.sequences import SEQUENCES
 
 SETTINGS = InferenceSettings(
@@ -118,6 +120,20 @@ def test_windows_in_batches_give_what_they_give_one_by_one() -> None:
     np.testing.assert_allclose(together.boxes, alone.boxes, atol=1e-4)
 
 
+def test_nothing_is_asked_of_the_device_between_the_first_window_and_the_last() -> None:
+    """Tensors of the device `meta` have no values: whoever wants one, as a GPU's host would have to wait for, fails."""
+    device = torch.device("meta")
+    network = build_network("mtmed3d", 12, num_anchors=2).eval()
+    network.multiply_out()
+    padded, windows = plan_windows((100, 70, 70), 64)
+    boxes = BoxCollector(SETTINGS, (100, 70, 70))
+    volume = torch.zeros((1, 4, *padded), device=device)
+    run = _Run(network.to(device), volume, SETTINGS, device, "fp32", silent, boxes)
+    with torch.inference_mode():
+        run.everywhere(windows, 2)
+    assert run.detects
+
+
 def test_regions_gathered_on_the_host_are_the_same() -> None:
     prepared = prepared_study()
     there = run_network(LocalNetwork(), prepared, SETTINGS, on_host=True)
@@ -194,7 +210,8 @@ def test_a_focused_run_encodes_once_and_segments_only_round_the_tumour(at: int) 
     assert some.hgg_probability == pytest.approx(everything.hgg_probability)
 
 
-def test_levels_cut_from_the_whole_give_what_windows_give() -> None:
+@pytest.mark.parametrize("batch", [1, 3])
+def test_levels_cut_from_the_whole_give_what_windows_give(batch: int) -> None:
     class FromLevels(LocalNetwork):
         """Segments by the encoder's levels, so that a level cut wrongly shows."""
 
@@ -206,7 +223,7 @@ def test_levels_cut_from_the_whole_give_what_windows_give() -> None:
 
     prepared = prepared_study((200, 70, 100))
     windows = run_network(FromLevels(), prepared, SETTINGS)
-    focused = run_network(FromLevels(), prepared, SETTINGS, focus=models_own)
+    focused = run_network(FromLevels(), prepared, SETTINGS, focus=models_own, batch=batch)
     np.testing.assert_allclose(focused.regions, windows.regions, atol=2e-6)
     np.testing.assert_allclose(focused.boxes, windows.boxes, atol=1e-3)
     np.testing.assert_allclose(focused.scores, windows.scores, atol=1e-5)

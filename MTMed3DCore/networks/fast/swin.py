@@ -115,7 +115,8 @@ def _biases(attention: Any, order: TokenOrder, dtype: torch.dtype) -> _Biases:
     # Compiled code makes its own; an inference tensor does not tell when it changes.
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or table.is_inference():
         return _make_biases(attention, order, dtype)
-    key = (order.index.data_ptr(), dtype, table.data_ptr(), table._version, table.device)
+    # The order itself, not its address: that is given to the next one as soon as an order is forgotten elsewhere.
+    key = (order, dtype, table.data_ptr(), table._version, table.device)
     kept = _cache.setdefault(attention, OrderedDict())
     if key not in kept:
         kept[key] = _make_biases(attention, order, dtype)

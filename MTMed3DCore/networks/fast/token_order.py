@@ -45,7 +45,7 @@ class Run:
         return self.tokens, self.padding, self.place
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kind:
     """Boxes of one form.
 
@@ -60,7 +60,7 @@ class Kind:
     padding: torch.Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TokenOrder:
     """Tokens of a volume box by box.
 
