@@ -66,29 +66,35 @@ class Volume:
             raise ValueError(f"The array has shape {self.array.shape}, its grid {self.grid.shape}.")
 
 
-def read_volume(path: str | Path, *, blank: bool = False) -> Volume:
+def read_volume(path: str | Path, *, blank: bool = False, index: int | None = None) -> Volume:
     """Read a volume as float32, scaled as its header says.
 
     Args:
         path: of an image file.
         blank: accept one whose voxels are all the same, as the label map of a study without tumour is.
+        index: of the volume, counted from 0, in a NIfTI file of four dimensions; None for a file of three.
 
     Raises:
         InputRefused: the file is missing, of an unknown kind, damaged, larger than memory, not a three-dimensional
-            scalar image, without a usable geometry, or holds values that are not finite or all the same.
+            scalar image, without a usable geometry, has no volume of that number, or holds values that are not finite
+            or all the same.
     """
     file = Path(path)
     refuse_missing(file)
     name = file.name.lower()
     if not name.endswith(SUFFIXES):
         raise InputRefused("file-kind", f"{file} is no image that can be read.", f"Give one of {', '.join(SUFFIXES)}.")
-    volume = _read_nifti(file) if name.endswith((".nii", ".nii.gz")) else _read_itk(file)
+    nifti = name.endswith((".nii", ".nii.gz"))
+    if index is not None and not nifti:
+        raise InputRefused("file-kind", f"{file} is no NIfTI file.", "Volumes are told apart in NIfTI files only.")
+    volume = _read_nifti(file, index) if nifti else _read_itk(file)
+    named = str(file) if index is None else f"volume {index} of {file}"
     if not np.isfinite(volume.array).all():
         count = int((~np.isfinite(volume.array)).sum())
-        raise InputRefused("not-finite", f"{file} holds {count} voxels that are NaN or infinite.", "Export it again.")
+        raise InputRefused("not-finite", f"{named} holds {count} voxels that are NaN or infinite.", "Export it again.")
     if not blank and volume.array.min() == volume.array.max():
         value = float(volume.array.flat[0])
-        raise InputRefused("constant", f"Every voxel of {file} is {value:g}.", "Give the image itself, not a blank.")
+        raise InputRefused("constant", f"Every voxel of {named} is {value:g}.", "Give the image itself, not a blank.")
     return volume
 
 
@@ -169,15 +175,20 @@ def _check_memory(file: Path, voxels: int) -> None:
         )
 
 
-def _read_nifti(file: Path) -> Volume:
+def _read_nifti(file: Path, index: int | None) -> Volume:
     try:
         image: Any = nibabel.load(file)
         header = image.header
-        shape = tuple(int(n) for n in image.shape)
+        stored = shape = tuple(int(n) for n in image.shape)
         dtype = header.get_data_dtype()
         offset = int(header["vox_offset"])
     except _UNREADABLE as error:
         raise _damaged(file, error) from error
+    if index is not None:
+        if len(shape) != 4 or index >= shape[3]:
+            text = f"{file} has {' x '.join(map(str, shape))} voxels, and so no volume {index} (counted from 0)."
+            raise InputRefused("volume-missing", text, "Give a file with one volume for each sequence.")
+        shape = shape[:3]
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     _check_scalar(file, shape, dtype)
@@ -188,9 +199,10 @@ def _read_nifti(file: Path) -> Volume:
         text = f"The geometry of {file} cannot be used: {error}"
         raise InputRefused("geometry", text, "Correct the header.") from error
     _check_shear(file, grid)
-    _check_payload(file, offset + math.prod(shape) * dtype.itemsize)
+    _check_payload(file, offset + math.prod(stored) * dtype.itemsize)
     try:
-        array = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
+        voxels = image.dataobj if index is None else image.dataobj[..., index]
+        array = np.asarray(voxels, dtype=np.float32).reshape(shape)
     except (EOFError, OSError, ValueError, OverflowError, zlib.error) as error:
         raise _damaged(file, error) from error
     return Volume(array, grid)

@@ -20,8 +20,9 @@ SHOWN = 10
 DESCRIPTION = """\
 Finds labelled studies in the layouts of BraTS 2013 to 2023 and of the Medical Segmentation Decathlon, and cases that
 were exported from 3D Slicer after review. Boxes are taken from the label maps, one for each lesion. Grades come from
-HGG and LGG folders, name_mapping.csv or the published annotation file; what is not known is left open. The folds keep
-a patient's studies together and are balanced by grade.
+HGG and LGG folders, name_mapping.csv or the published annotation file; what is not known is left open. A reader's
+grade stands over all of these, and a case that a reader has corrected over the original with the same images. The
+folds keep a patient's studies together and are balanced by grade.
 """
 EPILOG = """\
 examples:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
-import nibabel
 import numpy as np
 
 from MTMed3DCore.datalist.case import Case, DataList, Skipped
+from MTMed3DCore.datalist.copies import fingerprint, settle_copies
 from MTMed3DCore.datalist.folds import assign_folds
 from MTMed3DCore.datalist.grades import grade_of_folder, grades_of_annotation, grades_of_tables, known_grade
-from MTMed3DCore.datalist.layouts import find_cases
+from MTMed3DCore.datalist.layouts import Located, Origin, find_cases
 from MTMed3DCore.errors import InputRefused, MTMed3DError
 from MTMed3DCore.evaluation.labels import LabelConvention, recognise_convention, unify_labels
 from MTMed3DCore.geometry import Grid, VoxelBox, WorldBox
@@ -46,7 +45,7 @@ def build_datalist(
         WrongUse: ``folds``.
     """
     authors = {} if annotation is None else grades_of_annotation(annotation)
-    cases: dict[str, Case] = {}
+    located: list[Located] = []
     skipped: list[Skipped] = []
     for root in roots:
         if not root.is_dir():
@@ -54,37 +53,51 @@ def build_datalist(
         found = find_cases(root)
         skipped += found.skipped
         tables = grades_of_tables(root)
-        for case in found.cases:
-            if case.id in cases:
-                skipped.append(Skipped(str(found.folders[case.id]), f"another case is called {case.id} as well"))
-                continue
-            by_folder = grade_of_folder(found.folders[case.id], root)
-            folder = {} if by_folder is None else {case.id: by_folder}
-            known = known_grade(case.id, ("folder name", folder), ("table", tables), ("annotation file", authors))
-            if known is not None:
-                case = replace(case, grade=known[0], source=f"{case.source}; grade from the {known[1]}")
-            cases[case.id] = case
-    complete = []
-    for number, case in enumerate(cases.values()):
-        progress("read", number / len(cases), case.id)
+        located += [_with_grade(each, root, tables, authors) for each in found.cases]
+    readable = []
+    for number, each in enumerate(located):
+        progress("read", number / len(located), each.case.id)
+        file = each.case.images["t1ce"]
         try:
-            complete.append(with_boxes(case))
+            t1ce = read_volume(file.path, index=file.index)
+            file = each.case.label or file
+            case = with_boxes(each.case, t1ce.grid)
+            readable.append(replace(each, case=case, fingerprint=fingerprint(t1ce)))
         except MTMed3DError as error:
-            skipped.append(Skipped(str((case.label or case.images["t1ce"]).path), error.text))
-    if not complete:
+            skipped.append(Skipped(str(file.path), error.text))
+    if not readable:
         why = f" {len(skipped)} were skipped; the first: {skipped[0].path}: {skipped[0].reason}." if skipped else ""
         places = ", ".join(map(str, roots))
         raise InputRefused("no-cases", f"{places} holds no case.{why}", "Give a folder in one of the BraTS layouts.")
-    progress("read", 1.0, f"{len(complete)} cases")
-    listed = assign_folds(sorted(complete, key=lambda case: case.id), folds, seed)
-    return DataList(listed, tuple(skipped), _notes(listed), folds, seed)
+    settled = settle_copies(readable)
+    progress("read", 1.0, f"{len(settled.cases)} cases")
+    listed = assign_folds(settled.cases, folds, seed)
+    return DataList(listed, (*skipped, *settled.skipped), _notes(listed, settled.copies), folds, seed)
 
 
-def with_boxes(case: Case) -> Case:
+def _with_grade(located: Located, root: Path, tables: Mapping[str, str], authors: Mapping[str, str]) -> Located:
+    """The case with the grade that its data state, unless a reader gave it one."""
+    if located.grade is Origin.READER:
+        return located
+    case = located.case
+    by_folder = grade_of_folder(located.folder, root)
+    folder = {} if by_folder is None else {case.id: by_folder}
+    known = known_grade(case.id, ("folder name", folder), ("table", tables), ("annotation file", authors))
+    if known is None:
+        return located
+    case = replace(case, grade=known[0], source=f"{case.source}; grade from the {known[1]}")
+    return replace(located, case=case, grade=Origin.DATA)
+
+
+def with_boxes(case: Case, grid: Grid) -> Case:
     """The case with one box for each lesion of its label map, and with its label convention.
 
     Boxes that a reader has reviewed stay as they are. A lesion is what touches or lies less than 5 mm apart, as in the
     analysis.
+
+    Args:
+        case: with or without a label map.
+        grid: of its T1ce.
 
     Raises:
         InputRefused: a label map that cannot be read, has strange values, or does not lie on the images' grid.
@@ -92,7 +105,10 @@ def with_boxes(case: Case) -> Case:
     if case.label is None:
         return case
     label = read_label(case)
-    _check_grid(case, label)
+    if not grid.same_as(label.grid):
+        name = case.images["t1ce"].path.name
+        text = f"The label map {label.grid.shape} does not lie on the grid of {name} {grid.shape}."
+        raise InputRefused("label-grid", text, "Resample the label map onto the T1ce, or leave the case out.")
     convention = LabelConvention[case.convention] if case.convention else recognise_convention(label.array)
     labels = unify_labels(label.array, case.label.path, convention)
     boxes = lesion_boxes(Volume(labels, label.grid)) if case.boxes is None else case.boxes
@@ -113,31 +129,17 @@ def read_label(case: Case) -> Volume:
     return read_volume(case.label.path, blank=True)
 
 
-def _check_grid(case: Case, label: Volume) -> None:
-    """Refuse a label map that lies elsewhere than T1ce."""
-    path = case.images["t1ce"].path
-    grid = header_grid(path)
-    same = grid.same_as(label.grid)
-    shape = grid.shape
-    if not same:
-        text = f"The label map {label.grid.shape} does not lie on the grid of {path.name} {tuple(shape)}."
-        raise InputRefused("label-grid", text, "Resample the label map onto the T1ce, or leave the case out.")
-
-
-def header_grid(path: Path) -> Grid:
-    """The grid of an image file; of NIfTI only the header is read, of a 4D file the grid of its volumes."""
-    if path.name.lower().endswith((".nii", ".nii.gz")):
-        header = cast(nibabel.Nifti1Image, nibabel.load(path))
-        return Grid((header.shape[0], header.shape[1], header.shape[2]), header.affine)
-    return read_volume(path).grid
-
-
-def _notes(cases: Sequence[Case]) -> tuple[str, ...]:
+def _notes(cases: Sequence[Case], copies: int) -> tuple[str, ...]:
     notes = []
     ungraded = sum(case.grade is None for case in cases)
-    unlabelled = sum(case.label is None for case in cases)
+    unlabelled = [case for case in cases if case.label is None]
+    graded = sum(case.grade is not None for case in unlabelled)
     if ungraded:
         notes.append(f"{ungraded} of {len(cases)} cases have no known grade; they do not train or measure the grading.")
     if unlabelled:
-        notes.append(f"{unlabelled} of {len(cases)} cases have no label map; they do not train or measure anything.")
+        text = f"{len(unlabelled)} of {len(cases)} cases have no label map; they do not train or measure segmentation "
+        grade = f" The grade of {graded} of them is measured, and trains where a patch holds nearly the whole brain."
+        notes.append(f"{text}and detection.{grade if graded else ''}")
+    if copies:
+        notes.append(f"{copies} of {len(cases)} cases show the same images as another one; they share its patient.")
     return tuple(notes)

@@ -96,6 +96,9 @@ class DataList:
         Raises:
             WrongUse: ``fold-unknown``.
         """
+        if self.folds == 0:
+            remedy = "Train with --all-cases, evaluate without --fold, or make the list again with --folds."
+            raise WrongUse("fold-unknown", f"The list has no folds, and so no fold {number}.", remedy)
         if not 0 <= number < self.folds:
             raise WrongUse("fold-unknown", f"The list has no fold {number}.", f"Choose 0 to {self.folds - 1}.")
         inside = tuple(case for case in self.cases if case.fold == number)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from MTMed3DCore.datalist.case import GRADES
+from MTMed3DCore.datalist.walking import files_below
 from MTMed3DCore.errors import InputRefused
 
 AUTHORS_GRADES = ("LGG", "HGG")
@@ -16,11 +18,12 @@ AUTHORS_GRADES = ("LGG", "HGG")
 
 
 def grade_of_folder(place: Path, root: Path) -> str | None:
-    """The grade that a folder between `root` and the case is named after."""
-    for part in reversed(place.resolve().relative_to(root.resolve()).parts):
+    """The grade that a folder between `root` and the case is named after, or the root."""
+    # As the user names them: what a link leads to may lie anywhere.
+    for part in reversed((Path(os.path.abspath(root)).name, *place.relative_to(root).parts)):
         if part.upper() in GRADES:
             return part.upper()
-    return root.name.upper() if root.name.upper() in GRADES else None
+    return None
 
 
 def grades_of_tables(root: Path) -> dict[str, str]:
@@ -30,7 +33,7 @@ def grades_of_tables(root: Path) -> dict[str, str]:
     two different grades gets none.
     """
     found: dict[str, set[str]] = {}
-    for table in sorted(root.rglob("*.csv")):
+    for table in (file for file in files_below(root) if file.suffix == ".csv"):
         for case_id, grade in grades_of_table(table).items():
             found.setdefault(case_id, set()).add(grade)
     return {case_id: grades.pop() for case_id, grades in found.items() if len(grades) == 1}

@@ -13,10 +13,12 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 from MTMed3DCore.datalist.case import Case, ImageFile, Skipped
+from MTMed3DCore.datalist.walking import files_below
 from MTMed3DCore.errors import InputRefused
 from MTMed3DCore.reviewed import CASE_FILE, REJECTED, document_boxes, inside, read_case_document
 from MTMed3DCore.sequences import SEQUENCES, SUFFIXES, sequence_of, stem
@@ -31,19 +33,45 @@ _TIMEPOINT = (
 )
 
 
+class Origin(IntEnum):
+    """Who stands behind a truth; the higher one stands over the lower."""
+
+    NOBODY = 0
+    MODEL = 1
+    DATA = 2
+    READER = 3
+
+
+_ORIGIN_OF = {"reader": Origin.READER, "model": Origin.MODEL}
+"""By the words of ``case.json``."""
+
+
 @dataclass(frozen=True)
-class Found:
-    """What a layout gave.
+class Located:
+    """A case and where it was found.
 
     Args:
-        cases: without grade or boxes yet.
-        skipped: with reasons.
-        folders: where the cases lie, by id, for grades that a folder's name states.
+        case: without boxes yet, unless it was reviewed.
+        folder: its own or that of its data set; what lies between it and the root may state the grade.
+        regions, grade: who stands behind the label map and the grade.
+        reviewed: exported after review, under a name that the reader or the program gave it.
+        fingerprint: of the voxels of T1ce, once they are read.
     """
 
-    cases: tuple[Case, ...]
+    case: Case
+    folder: Path
+    regions: Origin
+    grade: Origin = Origin.NOBODY
+    reviewed: bool = False
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a layout gave: cases in the order of their names, several of one name included, and what is none and why."""
+
+    cases: tuple[Located, ...]
     skipped: tuple[Skipped, ...]
-    folders: dict[str, Path]
 
 
 def patient_of(case_id: str) -> str:
@@ -56,33 +84,27 @@ def patient_of(case_id: str) -> str:
 
 
 def find_cases(root: Path) -> Found:
-    """Every case below a folder, in the order of the names."""
-    cases: list[Case] = []
+    """Every case below a folder."""
+    cases: list[Located] = []
     skipped: list[Skipped] = []
-    folders: dict[str, Path] = {}
-    decathlons = {path.parent for path in root.rglob("dataset.json")}
+    files = files_below(root)
+    decathlons = {file.parent for file in files if file.name == "dataset.json"}
     for place in sorted(decathlons):
-        for case in _decathlon(place, skipped):
-            cases.append(case)
-            folders[case.id] = place
-    for place, files in sorted(_groups(root, decathlons).items()):
-        made = _case(place, files)
+        cases += [Located(case, place, Origin.DATA) for case in _decathlon(place, skipped)]
+    for place, images in sorted(_groups(files, decathlons).items()):
+        made = _reviewed(place) if (place / CASE_FILE).is_file() else _case(place, images)
         if isinstance(made, Skipped):
             skipped.append(made)
-        elif made.id in folders:
-            skipped.append(Skipped(str(place), f"another case is called {made.id} as well: {folders[made.id]}"))
         else:
             cases.append(made)
-            folders[made.id] = place
-    return Found(tuple(sorted(cases, key=lambda case: case.id)), tuple(skipped), folders)
+    return Found(tuple(sorted(cases, key=lambda each: each.case.id)), tuple(skipped))
 
 
-def _groups(root: Path, decathlons: set[Path]) -> dict[Path, list[Path]]:
+def _groups(files: list[Path], decathlons: set[Path]) -> dict[Path, list[Path]]:
     """Image files by the folder of their case."""
     groups: dict[Path, list[Path]] = defaultdict(list)
-    for file in sorted(root.rglob("*")):
-        hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-        if hidden or not file.name.lower().endswith(SUFFIXES) or not file.is_file():
+    for file in files:
+        if not file.name.lower().endswith(SUFFIXES) or not file.is_file():
             continue
         if not decathlons.isdisjoint(file.parents):
             continue
@@ -93,11 +115,13 @@ def _groups(root: Path, decathlons: set[Path]) -> dict[Path, list[Path]]:
 
 def is_label(file: Path) -> bool:
     """Whether a file's name says that it is a label map which somebody drew."""
-    words = set(re.split(r"[^a-z0-9]+", stem(file)))
-    return bool(words & _LABEL_WORDS) and not words & _DERIVED
+    name = stem(file)
+    words = set(re.split(r"[^a-z0-9]+", name))
+    # BraTS 2020 hands out its case 355 with the label map W39_1998.09.19_Segm.nii.
+    return (bool(words & _LABEL_WORDS) or name.endswith("segm")) and not words & _DERIVED
 
 
-def _reviewed(place: Path) -> Case | Skipped:
+def _reviewed(place: Path) -> Located | Skipped:
     """A case that was exported after review: the accepted boxes, and the grade that stands at its end."""
     try:
         document = read_case_document(place)
@@ -109,12 +133,13 @@ def _reviewed(place: Path) -> Case | Skipped:
     grade, by = document["grade"]["label"], document["grade"]["by"]
     regions = document["regions"]["by"]
     source = f"reviewed case: regions by the {regions}" + (f", grade by the {by}" if grade else "")
-    return Case(document["id"], patient_of(document["id"]), images, label, "BRATS_2017", grade, boxes, source=source)
+    name = document["id"]
+    case = Case(name, patient_of(name), images, label, "BRATS_2017", grade, boxes, source=source)
+    graded = Origin.NOBODY if grade is None else _ORIGIN_OF[by]
+    return Located(case, place, _ORIGIN_OF[regions], graded, reviewed=True)
 
 
-def _case(place: Path, files: list[Path]) -> Case | Skipped:
-    if (place / CASE_FILE).is_file():
-        return _reviewed(place)
+def _case(place: Path, files: list[Path]) -> Located | Skipped:
     by_sequence: dict[str, list[Path]] = {name: [] for name in SEQUENCES}
     for file in files:
         sequence = sequence_of(file)
@@ -133,7 +158,8 @@ def _case(place: Path, files: list[Path]) -> Case | Skipped:
     label = ImageFile(labels[0].resolve()) if labels else None
     old = any(file.parent != place for file in files)
     source = "label map beside the images" if labels else "no label map"
-    return Case(place.name, patient_of(place.name), images, label, "BRATS_2013" if old else None, source=source)
+    case = Case(place.name, patient_of(place.name), images, label, "BRATS_2013" if old else None, source=source)
+    return Located(case, place, Origin.DATA if labels else Origin.NOBODY)
 
 
 def _decathlon(place: Path, skipped: list[Skipped]) -> Iterator[Case]:
@@ -151,8 +177,12 @@ def _decathlon(place: Path, skipped: list[Skipped]) -> Iterator[Case]:
         skipped.append(Skipped(str(place), f"its images hold {names}, not T1, T1ce, T2 and FLAIR"))
         return
     for entry in entries:
-        image, label = (place / entry[key] for key in ("image", "label"))
-        absent = next((path for path in (image, label) if not path.is_file()), None)
+        try:
+            image, label = (place / entry[key] for key in ("image", "label"))
+            absent = next((path for path in (image, label) if not path.is_file()), None)
+        except (KeyError, TypeError, OSError):  # no pair of names, or names that no file can have
+            skipped.append(Skipped(str(place / "dataset.json"), f"its entry {entry!r} names no image with a label map"))
+            continue
         if absent is not None:
             skipped.append(Skipped(str(absent), "named in dataset.json, but not there"))
             continue

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from MTMed3DCore.datalist.building import read_label
-from MTMed3DCore.datalist.case import Case, ImageFile
+from MTMed3DCore.datalist.case import Case
 from MTMed3DCore.errors import Cancelled, MTMed3DError
 from MTMed3DCore.evaluation.labels import LabelConvention, unify_labels
 from MTMed3DCore.geometry import Grid, VoxelBox
@@ -30,7 +30,7 @@ from MTMed3DCore.progress import Progress, silent
 from MTMed3DCore.sequences import SEQUENCES
 from MTMed3DCore.study import Study
 from MTMed3DCore.synthetic import SyntheticStudy
-from MTMed3DCore.volume import Volume, read_volume
+from MTMed3DCore.volume import read_volume, refuse_missing
 
 CACHE_FORMAT = 1
 """Raise it whenever what is stored changes."""
@@ -60,19 +60,13 @@ def synthetic_example(study: SyntheticStudy) -> Example:
 
 
 def read_images(case: Case) -> Study:
-    """The four sequences of a case, also out of one four-dimensional file."""
-    volumes = {name: _read(case.images[name]) for name in SEQUENCES}
+    """The four sequences of a case, also out of one four-dimensional file.
+
+    Raises:
+        InputRefused: as `read_image` and `Study.from_volumes`.
+    """
+    volumes = {name: read_volume(case.images[name].path, index=case.images[name].index) for name in SEQUENCES}
     return Study.from_volumes(case.id, volumes, {name: case.images[name].path for name in SEQUENCES})
-
-
-def _read(file: ImageFile) -> Volume:
-    if file.index is None:
-        return read_volume(file.path)
-    import nibabel
-
-    image = nibabel.Nifti1Image.from_filename(file.path)
-    array = np.asarray(image.dataobj[..., file.index], dtype=np.float32)
-    return Volume(array, Grid((array.shape[0], array.shape[1], array.shape[2]), image.affine))
 
 
 def prepare_case(case: Case, spacing_mm: float, normalisation: str = "zscore_brain") -> tuple[Example, PreparedStudy]:
@@ -114,8 +108,14 @@ class ExampleCache:
         self.spacing_mm, self.normalisation = spacing_mm, normalisation
 
     def path(self, case: Case) -> Path:
-        """Where a case is kept; another name as soon as one of its files or the settings change."""
+        """Where a case is kept; another name as soon as one of its files or the settings change.
+
+        Raises:
+            InputRefused: ``file-missing``.
+        """
         parts = [*case.images.values(), *([case.label] if case.label else [])]
+        for part in parts:
+            refuse_missing(part.path)
         files = [(str(p.path), p.index, (stat := p.path.stat()).st_size, stat.st_mtime_ns) for p in parts]
         boxes = None if case.boxes is None else [box.corners().round(3).tolist() for box in case.boxes]
         known = [CACHE_FORMAT, self.spacing_mm, self.normalisation, files, case.convention, case.grade, boxes]

@@ -15,6 +15,8 @@ from MTMed3DCore import cli
 from MTMed3DCore.datalist import Case, DataList, assign_folds, build_datalist
 from MTMed3DCore.datalist.case import ImageFile
 from MTMed3DCore.errors import InputRefused, WrongUse
+from MTMed3DCore.training.examples import ExampleCache, read_images
+from MTMed3DCore.volume import read_volume
 from Testing.awkward_grids import GRIDS, SHAPE, oblique_affine
 
 BRATS_2018 = {"t1": "_t1", "t1ce": "_t1ce", "t2": "_t2", "flair": "_flair", "label": "_seg"}
@@ -30,10 +32,13 @@ def tumour(value: int = 4, corner: tuple[int, int, int] = (4, 5, 6)) -> np.ndarr
 
 
 def write_case(
-    place: Path, endings: dict[str, str], labels: np.ndarray | None, affine: np.ndarray = GRIDS["axial"]
+    place: Path,
+    endings: dict[str, str],
+    labels: np.ndarray | None,
+    affine: np.ndarray = GRIDS["axial"],
 ) -> None:
     place.mkdir(parents=True)
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(list(place.name.encode()))  # every patient has images of their own
     for name, ending in endings.items():
         array = labels if name == "label" else rng.uniform(1, 99, SHAPE).astype(np.float32)
         if array is not None:
@@ -93,25 +98,130 @@ def test_sequences_in_folders_of_their_own_are_one_case_of_the_first_convention(
     assert (case.id, case.patient, case.convention) == ("brats_2013_pat0001_1", "brats_2013_pat0001", "BRATS_2013")
 
 
-def test_the_decathlons_volumes_are_told_apart_by_its_own_description(tmp_path):
+def write_decathlon(place: Path, more: tuple[object, ...] = ()) -> Path:
+    """One case of a Decathlon folder, whose description names more; the file of its images."""
     for folder in ("imagesTr", "labelsTr"):
-        (tmp_path / folder).mkdir()
+        (place / folder).mkdir(parents=True)
+    images = place / "imagesTr" / "BRATS_001.nii.gz"
     stack = np.random.default_rng(3).uniform(1, 99, (*SHAPE, 4)).astype(np.float32)
-    nibabel.save(nibabel.Nifti1Image(stack, GRIDS["axial"]), tmp_path / "imagesTr" / "BRATS_001.nii.gz")
-    nibabel.save(nibabel.Nifti1Image(tumour(3), GRIDS["axial"]), tmp_path / "labelsTr" / "BRATS_001.nii.gz")
-    described = {
-        "modality": {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"},
-        "training": [
-            {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
-            for name in ("BRATS_001", "BRATS_002")
-        ],
-    }
-    (tmp_path / "dataset.json").write_text(json.dumps(described))
+    nibabel.save(nibabel.Nifti1Image(stack, GRIDS["axial"]), images)
+    nibabel.save(nibabel.Nifti1Image(tumour(3), GRIDS["axial"]), place / "labelsTr" / "BRATS_001.nii.gz")
+    modality = {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}
+    described = {"modality": modality, "training": [pair("BRATS_001"), *more]}
+    (place / "dataset.json").write_text(json.dumps(described))
+    return images
+
+
+def pair(name: str) -> dict[str, str]:
+    return {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
+
+
+def test_the_decathlons_volumes_are_told_apart_by_its_own_description(tmp_path):
+    write_decathlon(tmp_path, (pair("BRATS_002"),))
     listed = build_datalist([tmp_path], folds=0)
     (case,) = listed.cases
     assert {name: file.index for name, file in case.images.items()} == {"flair": 0, "t1": 1, "t1ce": 2, "t2": 3}
     assert case.convention == "MSD"
     assert [Path(each.path).name for each in listed.skipped] == ["BRATS_002.nii.gz"]
+
+
+def test_entries_of_the_decathlon_that_name_no_pair_are_skipped_and_shown(tmp_path):
+    write_decathlon(tmp_path, ("./imagesTr/BRATS_002.nii.gz", {"image": 5, "label": 6}, {"image": "x"}, None))
+    listed = build_datalist([tmp_path], folds=0)
+    assert [case.id for case in listed.cases] == ["BRATS_001"]
+    assert {Path(each.path).name for each in listed.skipped} == {"dataset.json"}
+    assert [each.reason.split("entry ")[1].split(" names")[0] for each in listed.skipped] == [
+        "'./imagesTr/BRATS_002.nii.gz'",
+        "{'image': 5, 'label': 6}",
+        "{'image': 'x'}",
+        "None",
+    ]
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def rubbish(file: Path) -> None:
+    file.write_bytes(b"not an image" * 99)
+
+
+def truncated(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flat(file: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(np.ones(SHAPE[:2], np.float32), GRIDS["axial"]), file)
+
+
+def not_finite(file: Path) -> None:
+    image = nibabel.load(file)
+    array = np.asarray(image.dataobj).copy()
+    array[3, 4, 5] = np.nan
+    nibabel.save(nibabel.Nifti1Image(array, image.affine), file)
+
+
+DAMAGES = [empty, rubbish, truncated, flat, not_finite]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_case_whose_t1ce_is_damaged_is_skipped_and_named(tmp_path, damage):
+    for name in ("good", "bad"):
+        write_case(tmp_path / name, BRATS_2018, tumour())
+    damage(tmp_path / "bad" / "bad_t1ce.nii.gz")
+    listed = build_datalist([tmp_path], folds=0)
+    assert [case.id for case in listed.cases] == ["good"]
+    (skipped,) = listed.skipped
+    assert Path(skipped.path).name == "bad_t1ce.nii.gz"
+    assert "bad_t1ce.nii.gz" in skipped.reason
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_images_of_four_dimensions_are_refused_by_list_and_training_alike(tmp_path, damage):
+    images = write_decathlon(tmp_path)
+    (case,) = build_datalist([tmp_path], folds=0).cases
+    store = ExampleCache(tmp_path / "cache", 4.0)
+    damage(images)
+    with pytest.raises(InputRefused, match=r"BRATS_001\.nii\.gz"):
+        read_images(case)
+    assert "BRATS_001.nii.gz" in store.fill([case])["BRATS_001"]
+    if damage is not not_finite:  # of the volumes, a list reads T1ce alone
+        with pytest.raises(InputRefused, match=r"holds no case.*BRATS_001\.nii\.gz"):
+            build_datalist([tmp_path], folds=0)
+    images.unlink()
+    assert "does not exist" in store.fill([case])["BRATS_001"]
+
+
+def test_a_volume_that_a_file_does_not_have_is_refused(tmp_path):
+    images = write_decathlon(tmp_path)
+    with pytest.raises(InputRefused, match="no volume 4"):
+        read_volume(images, index=4)
+    labels = next((tmp_path / "labelsTr").iterdir())
+    with pytest.raises(InputRefused, match="no volume 0"):
+        read_volume(labels, index=0)
+
+
+def test_the_label_map_of_brats_2020s_case_355_is_known_by_its_own_name(tmp_path):
+    place = tmp_path / "BraTS20_Training_355"
+    write_case(place, BRATS_2018, tumour())
+    (place / f"{place.name}_seg.nii.gz").rename(place / "W39_1998.09.19_Segm.nii.gz")
+    (case,) = build_datalist([tmp_path], folds=0).cases
+    assert case.label.path.name == "W39_1998.09.19_Segm.nii.gz"
+    assert len(case.boxes) == 1
+
+
+def test_linked_folders_are_followed_once_and_links_that_lead_back_end(tmp_path):
+    write_case(tmp_path / "store" / "a", BRATS_2018, tumour())
+    write_case(tmp_path / "store" / "more" / "b", BRATS_2018, tumour())
+    write_case(tmp_path / "data" / "d", BRATS_2018, tumour())
+    (tmp_path / "data" / "HGG").mkdir()
+    (tmp_path / "data" / "HGG" / "a").symlink_to(tmp_path / "store" / "a")
+    (tmp_path / "data" / "LGG").symlink_to(tmp_path / "store" / "more")
+    (tmp_path / "data" / "again").symlink_to(tmp_path / "data" / "d")
+    (tmp_path / "store" / "a" / "back").symlink_to(tmp_path / "data")
+    listed = build_datalist([tmp_path / "data"], folds=0)
+    assert {case.id: case.grade for case in listed.cases} == {"a": "HGG", "b": "LGG", "d": None}
+    assert not listed.skipped
 
 
 @pytest.mark.parametrize("affine", [GRIDS["axial"], GRIDS["flipped"], oblique_affine()])
@@ -231,6 +341,23 @@ def test_a_fold_is_split_into_training_and_validation():
     assert [case.fold for case in validation] == [1]
     with pytest.raises(WrongUse, match="no fold 3"):
         listed.fold(3)
+
+
+def test_a_list_without_folds_has_no_fold_to_ask_for_and_says_what_to_do():
+    listed = DataList(cases_of({"a": ["HGG"], "b": ["LGG"]}))
+    with pytest.raises(WrongUse, match=r"no folds.*no fold 0.*--all-cases") as caught:
+        listed.fold(0)
+    assert caught.value.code == "fold-unknown"
+
+
+def test_a_list_says_what_a_case_without_a_label_map_is_good_for(tmp_path):
+    unlabelled = {name: ending for name, ending in BRATS_2018.items() if name != "label"}
+    write_case(tmp_path / "HGG" / "graded", unlabelled, None)
+    write_case(tmp_path / "bare", unlabelled, None)
+    (ungraded, note) = build_datalist([tmp_path], folds=0).notes
+    assert ungraded.startswith("1 of 2 cases have no known grade")
+    assert note.startswith("2 of 2 cases have no label map; they do not train or measure segmentation and detection.")
+    assert "The grade of 1 of them is measured" in note
 
 
 def test_the_command_writes_a_list_says_what_is_in_it_and_does_not_replace_one(tmp_path, capsys):
