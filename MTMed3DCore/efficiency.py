@@ -105,7 +105,7 @@ def _kept_bytes(network: TaskNetwork, image: torch.Tensor) -> int:
 def measure(
     preset: str, feature_size: int, tasks: Sequence[str], patch: int, device: str, warm_up: int, repeats: int
 ) -> Measured:
-    """Time passes of a network with random weights, without gradients, and note the peak of memory.
+    """Time passes of a network with random weights, in the form that an analysis uses, and note the peak of memory.
 
     Args:
         preset, feature_size, tasks, patch: as in `count`.
@@ -117,6 +117,7 @@ def measure(
     base = _memory(where)
     torch.manual_seed(0)
     network = build_network(preset, feature_size, tasks, ANCHORS).to(where).eval()
+    network.multiply_out()
     image = torch.randn(1, SEQUENCE_COUNT, patch, patch, patch, device=where)
     seconds, processor = [], []
     with torch.inference_mode():
