@@ -136,7 +136,7 @@ def score(name: str, run: StarterRun, out: Path, cases: Sequence[Path]) -> dict[
         card = f"# {name}\n\nFor research use only. An arm of an ablation.\n"
         bundle, trained_on = out / "bundle", TRAINED_ON.format(family=name)
         save_bundle(bundle, network, settings, name=name, version="0", trained_on=trained_on, card=card, overwrite=True)
-        scored = {case.name: measure(case, out / case.name, str(bundle)) for case in cases}
+        scored = {case.name: measure(case, out / case.name, ["--model", str(bundle)]) for case in cases}
         result["real"] = {case: {region: row["found"][region] for region in EVALUATED} for case, row in scored.items()}
     return result
 

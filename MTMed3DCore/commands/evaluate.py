@@ -129,11 +129,14 @@ def _evaluate(
     listed = DataList.read(options.list)
     cases = choose_cases(listed, options.fold, options.cases)
     source, bundle = _source(options)
-    tasks = options.tasks or (TASKS if bundle is None else tuple(bundle.network_config.get("tasks", TASKS)))
+    tasks = _tasks(options, source.tasks(cases), bundle)
+    wanted = sorted(options.tasks or (TASKS if bundle is None else tasks))  # a further result may show a further task
+    trained_on = None if bundle is None else sum(bundle.has_seen(case.patient) for case in cases)
     data = {"list": str(options.list), "sha256": listed.sha256, "fold": options.fold, "cases": len(cases)}
+    data["trained_on"] = trained_on
     claim_folder(
         options.output,
-        {**source.identity, "data_list": listed.sha256, "cases": [case.id for case in cases], "tasks": sorted(tasks)},
+        {**source.identity, "data_list": listed.sha256, "cases": [case.id for case in cases], "tasks": wanted},
         options.overwrite,
     )
     results, failures = evaluate_cases(
@@ -149,10 +152,13 @@ def _evaluate(
         raise InputRefused("no-results", text, failures[0].remedy)
     models = {json.dumps(result.model) for result in results}
     identity = source.identity | ({"model": results[0].model} if len(models) == 1 else {})
+    notes = [*_notes(listed, cases, trained_on, options), *_not_measured(tasks, wanted), *_of_results(results)]
     temperature = None
     if options.temperature_from is not None:
-        temperature = temperature_from(options.temperature_from, results, identity)
+        seen = None if bundle is None else bundle.has_seen
+        temperature, doubts = temperature_from(options.temperature_from, results, seen)
         results = with_temperature(results, temperature["value"])
+        notes += doubts
     evaluation = Evaluation(
         source=identity,
         data=data,
@@ -161,7 +167,7 @@ def _evaluate(
         summary=summarise(results, bootstrap),
         bootstrap=bootstrap,
         temperature=temperature,
-        notes=(*_notes(listed, cases, bundle, options), *_of_results(results, len(models))),
+        notes=notes,
         created=_now(),
     )
     return evaluation, cases
@@ -186,12 +192,21 @@ def _source(options: argparse.Namespace) -> tuple[Source, Bundle | None]:
     return ModelSource(bundle, network, options.output, options.device, options.precision), bundle
 
 
+def _tasks(options: argparse.Namespace, offered: Sequence[str], bundle: Bundle | None) -> Sequence[str]:
+    """The tasks to measure: all that are offered, or those asked for, which must be among them."""
+    lacking = [task for task in options.tasks or () if task not in offered]
+    if lacking:
+        who = f"the results in {options.predictions}" if bundle is None else f"the model {bundle.name}"
+        text = f"--tasks names {lacking[0]}; the tasks of {who} are: {', '.join(offered)}."
+        raise WrongUse("task-lacking", text, "Name some of these, or leave out --tasks.")
+    return options.tasks or offered
+
+
 def _notes(
-    listed: DataList, cases: Sequence[Case], bundle: Bundle | None, options: argparse.Namespace
+    listed: DataList, cases: Sequence[Case], trained_on: int | None, options: argparse.Namespace
 ) -> tuple[str, ...]:
     """What a reader of the report must know before its figures."""
     notes = []
-    trained_on = 0 if bundle is None else sum(bundle.has_seen(case.patient) for case in cases)
     if trained_on:
         notes.append(f"The model was trained on {trained_on} of these {len(cases)} cases; on them its figures flatter.")
     asked = listed.cases if options.fold is None else listed.fold(options.fold)[1]
@@ -206,16 +221,26 @@ def _notes(
     return tuple(notes)
 
 
-def _of_results(results: Sequence[CaseResult], models: int) -> list[str]:
+def _not_measured(tasks: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """A note of the tasks that stored results do not show their model to do; without a detector boxes are drawn."""
+    left = ", ".join(task for task in TASKS if task in wanted and task not in {*tasks, "detection"})
+    return [f"Not measured, since the results do not show that their model does it: {left}."] if left else []
+
+
+def _of_results(results: Sequence[CaseResult]) -> list[str]:
     """Notes that only the results tell."""
     from MTMed3DCore.evaluation.bootstrap import notes_on
-    from MTMed3DCore.evaluation.results import MODEL, THRESHOLDS
+    from MTMed3DCore.evaluation.results import MODEL, THRESHOLDS, UNDETECTED
 
     notes = notes_on([each.patient for each in results])
+    models = len({json.dumps(each.model) for each in results})
     notes += [f"The results were made by {models} different models."] if models > 1 else []
+    if any(UNDETECTED in each.warnings for each in results):
+        notes.append("The model has no box detector: the figures of detection are of boxes drawn round its regions.")
     bare = sum(MODEL in each.methods and THRESHOLDS not in each.methods for each in results)
     if bare:
-        notes.append(f"Not skull-stripped, and so without the threshold baseline: {bare} of {len(results)} cases.")
+        text = f"Not skull-stripped, and so without the threshold baseline: {bare} of {len(results)} cases."
+        notes.append(f"{text} The report's rows 'model minus' compare on the others.")
     return notes
 
 
@@ -250,11 +275,12 @@ def show(evaluation: Evaluation, output: Path) -> None:
     from MTMed3DCore.evaluation.figures import REGION_NAMES
     from MTMed3DCore.evaluation.report import SHORT, with_interval
     from MTMed3DCore.evaluation.results import METHOD_NAMES, REGION_FIGURES
+    from MTMed3DCore.evaluation.summary import row_name
 
     summary = evaluation.summary
     if summary["segmentation"]:
         rows = [
-            (f"{REGION_NAMES[region]}, {METHOD_NAMES[method]}",
+            (f"{REGION_NAMES[region]}, {row_name(evaluation.results, 'segmentation', method)}",
              *(with_interval(entry[name], 1 if name.endswith("mm") else 3) for name in REGION_FIGURES))
             for method, regions in summary["segmentation"]["methods"].items()
             for region, entry in regions.items()
@@ -263,7 +289,10 @@ def show(evaluation: Evaluation, output: Path) -> None:
     for task, names in (("detection", detection.FIGURES[:5]), ("grading", grading.FIGURES[:6])):
         if summary[task]:
             rows = [
-                (METHOD_NAMES[method], *(with_interval(entry["figures"][name]) for name in names))
+                (
+                    METHOD_NAMES[method] if task == "grading" else row_name(evaluation.results, task, method),
+                    *(with_interval(entry["figures"][name]) for name in names),
+                )
                 for method, entry in summary[task]["methods"].items()
             ]
             print_table(task.capitalize(), ("", *names), rows)

@@ -37,7 +37,8 @@ class Evaluation:
 
     Args:
         source: the model's identity, or the folder of predictions; of several folds, each fold's.
-        data: the list, its hash, the fold and the number of cases asked for.
+        data: the list, its hash, the fold, the number of cases asked for, and of those that the model was trained on
+            (None where it is not at hand).
         results: of cases.
         failures: cases without a result.
         summary: see `summary.summarise`.

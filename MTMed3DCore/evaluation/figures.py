@@ -19,6 +19,7 @@ from MTMed3DCore.evaluation.results import (
     THRESHOLDS,
     CaseResult,
 )
+from MTMed3DCore.evaluation.summary import row_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +55,7 @@ def draw_regions(results: Sequence[CaseResult]) -> bytes | None:
                 at = place + shift[method]
                 _box(axes, values, at, _COLORS[method])
                 spread = at + random.uniform(-0.1, 0.1, len(values))
-                label = METHOD_NAMES[method] if place == 0 else None
+                label = row_name(results, "segmentation", method) if place == 0 else None
                 axes.scatter(spread, values, s=12, color=_COLORS[method], alpha=0.65, linewidths=0, label=label)
         axes.set_xticks(range(len(EVALUATED)), [REGION_NAMES[region] for region in EVALUATED])
         axes.set_ylabel(title)
@@ -80,8 +81,8 @@ def _box(axes: Axes, values: Sequence[float], at: float, color: str) -> None:
     axes.boxplot(values, positions=[at], widths=0.3, showfliers=False, manage_ticks=False, medianprops=median, **styles)
 
 
-def draw_froc(detection: Mapping[str, Any] | None) -> bytes | None:
-    """FROC curves of every method with boxes; None where no lesion is true."""
+def draw_froc(detection: Mapping[str, Any] | None, results: Sequence[CaseResult]) -> bytes | None:
+    """FROC curves of every method with boxes, over the cases of `results` that it has; None where no lesion is true."""
     curves = {m: entry["froc"] for m, entry in detection["methods"].items() if "froc" in entry} if detection else {}
     if not detection or not curves:
         return None
@@ -91,7 +92,8 @@ def draw_froc(detection: Mapping[str, Any] | None) -> bytes | None:
     for method, curve in curves.items():
         false, sensitivity = curve["false_per_case"], curve["sensitivity"]
         color = _COLORS[method]
-        axes.step(false, sensitivity, where="post", alpha=0.85, color=color, label=METHOD_NAMES[method], linewidth=1.8)
+        name = row_name(results, "detection", method)
+        axes.step(false, sensitivity, where="post", alpha=0.85, color=color, label=name, linewidth=1.8)
         axes.plot([false[-1], most], [sensitivity[-1]] * 2, ":", color=color, linewidth=1.2)  # there are no more boxes
         axes.plot(false[-1], sensitivity[-1], "o", color=_COLORS[method], markersize=6)
     axes.set(xlabel="false boxes a case", ylabel="lesions found at IoU 0.1", ylim=(-0.03, 1.03), xlim=(0, 1.03 * most))

@@ -31,7 +31,7 @@ def publish(
     progress("write", 0.0, "Drawing the figures")
     drawn = {
         "regions": draw_regions(evaluation.results),
-        "froc": draw_froc(summary["detection"]),
+        "froc": draw_froc(summary["detection"], evaluation.results),
         "reliability": draw_reliability(summary["grading"]),
     }
     pictures = {name: picture for name, picture in drawn.items() if picture is not None}

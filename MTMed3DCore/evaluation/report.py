@@ -17,8 +17,9 @@ from MTMed3DCore.evaluation.crossvalidation import fold_spread
 from MTMed3DCore.evaluation.document import Evaluation, box_counts
 from MTMed3DCore.evaluation.figures import REGION_NAMES
 from MTMed3DCore.evaluation.overlap import EVALUATED
-from MTMed3DCore.evaluation.results import COMPONENTS, METHOD_NAMES, MODEL, REGION_FIGURES, CaseResult
+from MTMed3DCore.evaluation.results import METHOD_NAMES, MODEL, REGION_FIGURES, THRESHOLDS, CaseResult
 from MTMed3DCore.evaluation.rules import RULE_TEXT
+from MTMed3DCore.evaluation.summary import row_name, segmentation_difference
 from MTMed3DCore.findings import RESEARCH_USE
 
 SHORT = {"dice": "Dice", "hd95_mm": "HD95 (mm)", "lesion_dice": "lesion-wise Dice",
@@ -41,8 +42,8 @@ def report_page(evaluation: Evaluation, pictures: Mapping[str, bytes], cases: Ma
     parts = [
         _about(evaluation),
         _notes(evaluation),
-        _segmentation(summary["segmentation"], pictures.get("regions")),
-        _detection(summary["detection"], pictures.get("froc")),
+        _segmentation(evaluation, pictures.get("regions")),
+        _detection(evaluation, pictures.get("froc")),
         _grading(summary["grading"], evaluation.temperature, pictures.get("reliability")),
         _folds(evaluation.folds),
         _worst(cases),
@@ -126,41 +127,57 @@ def _notes(evaluation: Evaluation) -> str:
     )
 
 
-def _segmentation(summary: Mapping[str, Any] | None, picture: bytes | None) -> str:
+def _segmentation(evaluation: Evaluation, picture: bytes | None) -> str:
+    summary, results = evaluation.summary["segmentation"], evaluation.results
     if summary is None:
         return ""
+    difference = segmentation_difference(results, evaluation.bootstrap)
     header = ["", *(SHORT[name] for name in REGION_FIGURES), "lesions", "missed", "false"]
     rows, own = [], []
     for region in EVALUATED:
         for method, regions in summary["methods"].items():
             entry = regions[region]
-            cells = [_cell(entry[name], 1 if name.endswith("mm") else 3) for name in REGION_FIGURES]
             counts = [str(entry[name]) for name in ("lesions", "missed", "false")]
-            rows.append([f"{REGION_NAMES[region]}<small>{METHOD_NAMES[method]}</small>", *cells, *counts])
+            rows.append([_region_row(region, row_name(results, "segmentation", method)), *_cells(entry), *counts])
             own.append(method == MODEL)
+        if difference:
+            name = f"model minus {row_name(results, 'segmentation', THRESHOLDS)}"
+            rows.append([_region_row(region, name), *_cells(difference[region]), *[""] * 3])
+            own.append(False)
     caption = (
         f"{summary['cases']} cases. Mean, below it its interval, below that median [quartiles]. "
-        "Lesions by the lesion-wise rules, summed over cases."
+        "Lesions by the lesion-wise rules, summed over cases. A difference is taken over the cases of both."
     )
     table = _table(header, rows, own, caption)
     text = "Every case is a point; boxes are quartiles. HD95 is drawn linearly up to 10 mm, by its logarithm above."
     return f"<h2>Segmentation</h2>{table}{_figure(picture, text)}"
 
 
-def _detection(summary: Mapping[str, Any] | None, picture: bytes | None) -> str:
+def _region_row(region: str, name: str) -> str:
+    return f"{REGION_NAMES[region]}<small>{escape(name)}</small>"
+
+
+def _cells(entry: Mapping[str, Any]) -> list[str]:
+    return [_cell(entry[name], 1 if name.endswith("mm") else 3) for name in REGION_FIGURES]
+
+
+def _detection(evaluation: Evaluation, picture: bytes | None) -> str:
+    summary = evaluation.summary["detection"]
     if summary is None:
         return ""
     header = ["", *(DETECTION_NAMES.get(name, name) for name in detection.FIGURES)]
+    names = {m: escape(row_name(evaluation.results, "detection", m)) for m in summary["methods"]}
     methods = summary["methods"].items()
-    rows = [[escape(METHOD_NAMES[m]), *(_cell(e["figures"][name]) for name in detection.FIGURES)] for m, e in methods]
-    own = [m == MODEL for m, _ in methods]
-    difference = summary["methods"].get(COMPONENTS, {}).get("difference")
-    if difference:
-        cells = [_cell(difference[name]) for name in detection.FIGURES]
-        rows.append([f"model minus {escape(METHOD_NAMES[COMPONENTS])}", *cells])
+    rows = [[names[m], *(_cell(e["figures"][name]) for name in detection.FIGURES)] for m, e in methods]
+    own = [m == MODEL for m in names]
+    rows += [
+        [f"model minus {names[m]}", *(_cell(e["difference"][name]) for name in detection.FIGURES)]
+        for m, e in methods
+        if "difference" in e
+    ]
     caption = (
         f"{summary['lesions']} lesions in {summary['cases']} cases, with intervals. The last two columns count every "
-        "box that the analysis gives, at IoU 0.1."
+        "box that the analysis gives, at IoU 0.1. A difference is taken over the cases of both."
     )
     table = _table(header, rows, own, caption)
     return f"<h2>Detection</h2>{table}{_figure(picture, 'Free-response curve at IoU 0.1.')}"
@@ -194,10 +211,12 @@ def _folds(folds: Sequence[Mapping[str, Any]] | None) -> str:
     names = [str(n) if (n := fold["fold"]) is not None else escape(fold["folder"]) for fold in folds]
     header = ["figure of the model", *(f"fold {name} ({f['cases']})" for name, f in zip(names, folds, strict=True))]
     rows = []
-    for figure, (mean, deviation, _) in spread.items():
+    for figure, (mean, deviation, having) in spread.items():
         digits = 1 if figure.endswith("mm") else 3
         cells = [number(fold["figures"].get(figure), digits) for fold in folds]
-        rows.append([escape(_figure_name(figure)), *cells, f"{number(mean, digits)} ± {number(deviation, digits)}"])
+        of = "" if having == len(folds) else f"<small>folds: {having}</small>"
+        whole = f"{number(mean, digits)} ± {number(deviation, digits)}{of}"
+        rows.append([escape(_figure_name(figure)), *cells, whole])
     caption = "Each fold by itself, number of cases in brackets; mean and standard deviation over the folds."
     return f"<h2>Folds</h2>{_table([*header, 'mean ± SD'], rows, [], caption)}"
 

@@ -17,6 +17,8 @@ METHOD_NAMES = {
     THRESHOLDS: "baseline: intensity thresholds",
     ALWAYS_HGG: "baseline: always HGG",
 }
+UNDETECTED = "boxes-from-regions"
+"""The warning of an analysis whose model has no box detector."""
 REGION_FIGURES = ("dice", "hd95_mm", "lesion_dice", "lesion_hd95_mm")
 """Of `RegionScore`: what is averaged over cases."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -14,9 +16,10 @@ from MTMed3DCore.bundles import Bundle
 from MTMed3DCore.datalist.case import Case, DataList, box_document
 from MTMed3DCore.errors import Cancelled, InputRefused, ModelRefused, MTMed3DError, WrongUse
 from MTMed3DCore.evaluation.files import ANALYSES, ROWS, SETTINGS, case_name, read_json, write_json
-from MTMed3DCore.evaluation.results import CaseResult, Failure
+from MTMed3DCore.evaluation.results import UNDETECTED, CaseResult, Failure
 from MTMed3DCore.evaluation.scoring import score_case
-from MTMed3DCore.exports import read_findings
+from MTMed3DCore.exports import FINDINGS, read_findings
+from MTMed3DCore.exports.json_file import read_document
 from MTMed3DCore.findings import Findings
 from MTMed3DCore.progress import Progress, silent
 from MTMed3DCore.study import Study
@@ -33,6 +36,9 @@ class Source(Protocol):
     @property
     def identity(self) -> dict[str, Any]:
         """What tells this source from another one, in JSON types."""
+
+    def tasks(self, cases: Sequence[Case]) -> tuple[str, ...]:
+        """What of `TASKS` the findings of these cases are for."""
 
     def fingerprint(self, case: Case) -> Any:
         """What the findings of a case depend on beside the case's own files, in JSON types."""
@@ -62,9 +68,16 @@ class ModelSource:
         """Name, version, hash and training of the model."""
         return {"model": asdict(self.bundle.identity)}
 
+    def tasks(self, cases: Sequence[Case]) -> tuple[str, ...]:
+        """Those of the network."""
+        return tuple(self.bundle.network_config.get("tasks", TASKS))
+
     def fingerprint(self, case: Case) -> Any:
-        """The weights, the settings with which they are read, and the precision."""
-        return [self.bundle.sha256, self.bundle.settings.to_dict(), self.precision]
+        """The weights, the settings with which they are read, and the precision that ``auto`` means here."""
+        from MTMed3DCore.inference import choose_device, choose_precision
+
+        precision = choose_precision(self.precision, choose_device(self.device))
+        return [self.bundle.sha256, self.bundle.settings.to_dict(), precision]
 
     def find(self, case: Case, study: Study, progress: Progress) -> tuple[Findings, Path]:
         """Analyse the case, and write everything that an analysis writes."""
@@ -91,7 +104,20 @@ class StoredSource:
         """Where the findings of a case lie."""
         named = self.folder / case_name(case.id)
         beside = self.folder / case.images["t1ce"].path.parent.name
-        return beside if not named.is_dir() and (beside / "findings.json").is_file() else named
+        return beside if not named.is_dir() and (beside / FINDINGS).is_file() else named
+
+    def tasks(self, cases: Sequence[Case]) -> tuple[str, ...]:
+        """What every model among the findings shows that it does: they do not say what it was made for.
+
+        A model that grades no case does not grade; one that finds lesions, but never a voxel of tumour, does not
+        segment; and an analysis warns where there is no detector.
+        """
+        by_model: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+        for case in cases:
+            with suppress(InputRefused):  # which the case says for itself when it is measured
+                document = read_document(self.place(case) / FINDINGS)
+                by_model[document["model"]["sha256"]].append(document)
+        return tuple(task for task in TASKS if all(_shown(task, found) for found in by_model.values()))
 
     def fingerprint(self, case: Case) -> Any:
         """Size and time of every file of the findings."""
@@ -132,7 +158,7 @@ def evaluate_cases(
     cases: Sequence[Case],
     source: Source,
     folder: Path,
-    tasks: Collection[str] = TASKS,
+    tasks: Collection[str] | None = None,
     progress: Progress = silent,
     failed: Callable[[Failure], None] = lambda failure: None,
 ) -> tuple[list[CaseResult], list[Failure]]:
@@ -145,10 +171,11 @@ def evaluate_cases(
         cases: with truth, see `choose_cases`.
         source: of findings.
         folder: of the evaluation.
-        tasks: see `score_case`.
+        tasks: see `score_case`; None for all that the source offers.
         progress: may cancel; finished rows stay.
         failed: told of each case that could not be measured, at once.
     """
+    tasks = source.tasks(cases) if tasks is None else tasks
     results, failures = [], []
     for number, case in enumerate(cases):
         progress("evaluate", number / len(cases), f"{case.id}, {number + 1} of {len(cases)}")
@@ -198,6 +225,22 @@ def claim_folder(folder: Path, described: dict[str, Any], overwrite: bool) -> No
         text = f"The output folder {folder} is not empty."
         raise WrongUse("output-not-empty", text, "Give another folder, or --overwrite.")
     write_json(path, described)
+
+
+def _shown(task: str, documents: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether one model's ``findings.json`` speak for a task."""
+    match task:
+        case "segmentation":
+            tumour = any(each["volumes_ml"]["whole_tumour"] > 0 for each in documents)
+            return tumour or not any(each["lesions"] for each in documents)
+        case "grading":
+            return any(_graded_by_model(each["grade"]) for each in documents)
+    return not any(warning["code"] == UNDETECTED for each in documents for warning in each["warnings"])
+
+
+def _graded_by_model(grade: Mapping[str, Any] | None) -> bool:
+    """Whether a grade has the model's probability; a reader's has 0 or 1 where the model gave none."""
+    return grade is not None and (grade.get("by") != "reader" or 0 < grade["probability_hgg"] < 1)
 
 
 def _key(case: Case, source: Source, tasks: Collection[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,11 +15,13 @@ from MTMed3DCore.evaluation.overlap import EVALUATED
 from MTMed3DCore.evaluation.results import (
     ALWAYS_HGG,
     COMPONENTS,
+    METHOD_NAMES,
     MODEL,
     REGION_FIGURES,
     SCALED,
     THRESHOLDS,
     CaseResult,
+    RegionScore,
 )
 
 Document = dict[str, Any]
@@ -39,25 +41,65 @@ def summarise(results: Sequence[CaseResult], bootstrap: Bootstrap) -> Document:
     }
 
 
+def cases_of(results: Sequence[CaseResult], task: str, method: str) -> list[CaseResult]:
+    """The cases over which the figures of a method are taken.
+
+    Args:
+        results: of the evaluation.
+        task: ``segmentation`` or ``detection``.
+        method: of `METHOD_NAMES`.
+    """
+    if task == "segmentation":
+        return [r for r in results if method in r.methods and r.methods[method].regions is not None]
+    return [r for r in results if r.truth_boxes is not None and r.methods.keys() >= {MODEL, method}]
+
+
+def row_name(results: Sequence[CaseResult], task: str, method: str) -> str:
+    """A method's name in tables and figures, with its cases where they are not all those of the model."""
+    own, every = (len(cases_of(results, task, each)) for each in (method, MODEL))
+    return METHOD_NAMES[method] if own == every else f"{METHOD_NAMES[method]} ({own} of {every} cases)"
+
+
 def segmentation_summary(results: Sequence[CaseResult], bootstrap: Bootstrap) -> Document | None:
     """Of each method and region: the mean of each of `REGION_FIGURES` with interval, quartiles, and lesion counts."""
     methods = {}
     for method in (MODEL, THRESHOLDS):
-        chosen = [r for r in results if method in r.methods and r.methods[method].regions is not None]
+        chosen = cases_of(results, "segmentation", method)
         if chosen:
             methods[method] = {region: _region(chosen, method, region, bootstrap) for region in EVALUATED}
-    cases = sum(r.methods[MODEL].regions is not None for r in results if MODEL in r.methods)
+    cases = len(cases_of(results, "segmentation", MODEL))
     return {"cases": cases, "methods": methods} if MODEL in methods else None
 
 
+def segmentation_difference(results: Sequence[CaseResult], bootstrap: Bootstrap) -> Document | None:
+    """Of each region: the model's means less those of the thresholds, over the cases of both; None without any."""
+    shared = cases_of(results, "segmentation", THRESHOLDS)
+    patients = [r.patient for r in shared]
+
+    def of(region: str) -> Document:
+        own, other = (_columns(_scores(shared, method, region)) for method in (MODEL, THRESHOLDS))
+        estimates = bootstrap.estimate(patients, _means({name: own[name] - other[name] for name in own}))
+        return {name: _plain(estimate) for name, estimate in estimates.items()}
+
+    return {region: of(region) for region in EVALUATED} if shared else None
+
+
+def _scores(results: Sequence[CaseResult], method: str, region: str) -> list[RegionScore]:
+    return [(r.methods[method].regions or {})[region] for r in results]
+
+
+def _columns(scores: Sequence[RegionScore]) -> dict[str, npt.NDArray[np.floating]]:
+    return {name: np.array([getattr(score, name) for score in scores], dtype=np.float64) for name in REGION_FIGURES}
+
+
+def _means(columns: Mapping[str, npt.NDArray[np.floating]]) -> Callable[[Indices], dict[str, float]]:
+    return lambda indices: {name: float(column[indices].mean()) for name, column in columns.items()}
+
+
 def _region(results: Sequence[CaseResult], method: str, region: str, bootstrap: Bootstrap) -> Document:
-    scores = [(r.methods[method].regions or {})[region] for r in results]
-    columns = {name: np.array([getattr(score, name) for score in scores]) for name in REGION_FIGURES}
-
-    def means(indices: Indices) -> dict[str, float]:
-        return {name: float(column[indices].mean()) for name, column in columns.items()}
-
-    estimates = bootstrap.estimate([r.patient for r in results], means)
+    scores = _scores(results, method, region)
+    columns = _columns(scores)
+    estimates = bootstrap.estimate([r.patient for r in results], _means(columns))
     quartiles = {name: np.percentile(column, (25, 50, 75)).tolist() for name, column in columns.items()}
     counts = {name: sum(getattr(score, name) for score in scores) for name in ("lesions", "missed", "false")}
     figures = {name: _plain(estimate) | {"quartiles": quartiles[name]} for name, estimate in estimates.items()}
@@ -67,13 +109,14 @@ def _region(results: Sequence[CaseResult], method: str, region: str, bootstrap: 
 def detection_summary(results: Sequence[CaseResult], bootstrap: Bootstrap) -> Document | None:
     """Of each method with boxes: `detection.FIGURES` with intervals, and its FROC curve.
 
-    Of the boxes of the model's own segmentation also ``difference``: the model's figures minus theirs, both on the same
-    resamples. An interval off zero tells that the detection head does more, or less, than the segmentation.
+    Of every baseline also ``difference``: the model's figures minus its own, both on its cases and on the same
+    resamples. An interval off zero tells that the model does more, or less, than for example the boxes of its own
+    segmentation.
     """
     methods = {}
-    chosen = [r for r in results if r.truth_boxes is not None and MODEL in r.methods]
+    chosen = cases_of(results, "detection", MODEL)
     for method in (MODEL, COMPONENTS, THRESHOLDS):
-        measured = [r for r in chosen if method in r.methods]
+        measured = cases_of(results, "detection", method)
         if not measured:
             continue
         matches = [_matches(r, method) for r in measured]
@@ -83,7 +126,7 @@ def detection_summary(results: Sequence[CaseResult], bootstrap: Bootstrap) -> Do
         if any(match.lesions for match in matches):
             false, sensitivity = detection.froc_curve(matches)
             entry["froc"] = {"false_per_case": false.tolist(), "sensitivity": sensitivity.tolist()}
-        if method == COMPONENTS:
+        if method != MODEL:
             difference = bootstrap.estimate(patients, _difference([_matches(r, MODEL) for r in measured], matches))
             entry["difference"] = {name: _plain(estimate) for name, estimate in difference.items()}
         methods[method] = entry

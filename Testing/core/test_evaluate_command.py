@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -259,6 +259,80 @@ def test_a_model_is_only_measured_on_its_tasks(listed: DataList, stored: Path, t
     assert result.methods["model"].regions is None
     assert "components" not in result.methods
     assert not result.graded
+
+
+def shown(stored: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """The ready results with every ``findings.json`` changed."""
+    shutil.copytree(stored, folder)
+    for path in folder.glob("*/findings.json"):
+        document = json.loads(path.read_text())
+        change(document)
+        path.write_text(json.dumps(document))
+    return folder
+
+
+def ungraded(document: dict[str, Any]) -> None:
+    document["grade"] = None
+
+
+def boxes_only(document: dict[str, Any]) -> None:
+    ungraded(document)
+    document["volumes_ml"] = dict.fromkeys(document["volumes_ml"], 0.0)
+
+
+def undetected(document: dict[str, Any]) -> None:
+    document["warnings"].append({"code": "boxes-from-regions", "text": "The model has no box detector."})
+
+
+def graded_by_a_reader(document: dict[str, Any]) -> None:
+    document["grade"] = {"label": "HGG", "probability_hgg": 1.0, "by": "reader"}
+
+
+def test_stored_results_are_for_the_tasks_that_every_model_among_them_shows(
+    listed: DataList, stored: Path, tmp_path: Path
+) -> None:
+    every = ("segmentation", "detection", "grading")
+    assert StoredSource(stored).tasks(listed.cases) == every
+    assert StoredSource(tmp_path / "none").tasks(listed.cases) == every  # each case then says what is missing
+    changes = {ungraded: every[:2], boxes_only: every[1:2], undetected: every[::2], graded_by_a_reader: every[:2]}
+    for change, tasks in changes.items():
+        assert StoredSource(shown(stored, tmp_path / change.__name__, change)).tasks(listed.cases) == tasks
+    mixed = shown(stored, tmp_path / "mixed", lambda document: None)
+    path = mixed / listed.cases[1].id / "findings.json"  # the one without a grade, now another model's
+    path.write_text(path.read_text().replace(MODEL.sha256, "b" * 64))
+    assert StoredSource(mixed).tasks(listed.cases) == every[:2]
+
+
+def test_results_of_a_model_that_does_not_grade_get_no_figures_of_grading_but_a_note(
+    root: Path, listed: DataList, stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shown(stored, tmp_path / "results", ungraded)
+    arguments = [root / "list.json", "--predictions", folder, "--pictures", 0]
+    assert evaluate(*arguments, "-o", tmp_path / "out") == 0
+    evaluation = read_evaluation(tmp_path / "out")
+    assert evaluation.summary["grading"] is None
+    assert evaluation.summary["segmentation"]["methods"]["model"]["whole_tumour"]["dice"]["value"] == 0.75
+    assert sum("does it: grading." in note for note in evaluation.notes) == 1
+    assert evaluate(*arguments, "-o", tmp_path / "asked", "--tasks", "detection", "grading") == 2
+    assert "grading; the tasks of the results in" in (said := capsys.readouterr().err)
+    assert "are: segmentation, detection." in said
+    assert not (tmp_path / "asked").exists()
+    later = listed.cases[3].id  # a graded result that comes later belongs to the same evaluation
+    shutil.copytree(stored / later, folder / later, dirs_exist_ok=True)
+    assert evaluate(*arguments, "-o", tmp_path / "out") == 0
+    assert read_evaluation(tmp_path / "out").summary["grading"]["ungraded"] == 3
+
+
+def test_a_model_is_not_asked_for_a_task_that_it_lacks(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = build_network("mtmed3d", feature_size=12, tasks=("segmentation",)).eval()
+    kwargs = {"name": "outlines", "version": "1", "trained_on": "nothing", "card": "# outlines\n"}
+    save_bundle(tmp_path / "bundle", network, InferenceSettings(), **kwargs)
+    arguments = [root / "list.json", "--model", tmp_path / "bundle", "--device", "cpu", "-o", tmp_path / "out"]
+    assert evaluate(*arguments, "--tasks", "segmentation", "grading") == 2
+    assert "--tasks names grading; the tasks of the model outlines are: segmentation." in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture(scope="module")
