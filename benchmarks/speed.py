@@ -11,7 +11,7 @@ encoder, each decoder, the whole window, and, with a study, everything from the 
 mode or both, or, as ``same``, in the plain side's windows). With ``--weights`` networks of any size have the function
 of a bundle's (`widening.py`), so that they find what it finds; the quick mode's time depends on that.
 Prints a table; writes ``speed.json`` and ``speed.png``. Time on the processor stands beside the clock's, because other
-programs disturb it less.
+programs disturb it less. On a GPU in bf16 the table says which share of its peak (``--peak-tflops``) our side reaches.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ SHAPES = (
     (160, 96, 64),
     (160, 96, 96),
 )
+PEAK_TFLOPS = 790.0
+"""What an H200 is taken to reach in bf16 at most, unless another peak is given."""
 
 
 class Side:
@@ -84,7 +86,7 @@ class Side:
 
 
 def compare(setting: dict[str, Any], parts: tuple[str, ...], repeats: int) -> list[dict[str, Any]]:
-    """A row for each part: both sides in turns, after a round that does not count; of a whole study every one does."""
+    """A row for each part: both sides in turns, after the rounds of `warm_ups`, which do not count."""
     rows = []
     sides = {name: Side(name, setting) for name in SIDES}
     with tempfile.TemporaryDirectory() as folder:
@@ -92,7 +94,7 @@ def compare(setting: dict[str, Any], parts: tuple[str, ...], repeats: int) -> li
             for part in parts:
                 files = {name: Path(folder) / f"{name}.pt" for name in SIDES}
                 figures: dict[str, list[dict[str, float]]] = {name: [] for name in SIDES}
-                warm_up = 0 if part == STUDY else 1
+                warm_up = warm_ups(part, setting)
                 for turn in range(warm_up + repeats):
                     for name, side in sides.items():
                         asked = side.ask(part, files[name] if turn == 0 else None)
@@ -105,6 +107,16 @@ def compare(setting: dict[str, Any], parts: tuple[str, ...], repeats: int) -> li
             for side in sides.values():
                 side.close()
     return rows
+
+
+def warm_ups(part: str, setting: dict[str, Any]) -> int:
+    """Rounds before those that count: none of a whole study, unless a first one sets up a GPU, or compiles."""
+    return 0 if part == STUDY and setting["device"] == "cpu" and not setting["compiled"] else 1
+
+
+def peak_of(device: str, precision: str, given: float | None) -> float | None:
+    """TFLOP/s of a GPU at most, as given or `PEAK_TFLOPS` for bf16; None where none is known."""
+    return given or (PEAK_TFLOPS if device.startswith("cuda") and precision == "bf16" else None)
 
 
 def _row(part: str, setting: dict[str, Any], figures: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
@@ -122,6 +134,8 @@ def _row(part: str, setting: dict[str, Any], figures: dict[str, list[dict[str, f
         row["gflop"] = count_flops(setting["features"], setting["side"], part) / 1e9
         # Of the plain form's operations: what ours saves counts as speed.
         row["plain_gflops"], row["ours_gflops"] = (row["gflop"] / row[f"{name}_seconds"] for name in SIDES)
+        if setting["peak_tflops"] is not None:
+            row["peak_share"] = row["ours_gflops"] / 1e3 / setting["peak_tflops"]
     return row
 
 
@@ -139,8 +153,8 @@ def _agreement(part: str, theirs: list[torch.Tensor], ours: list[torch.Tensor]) 
 def print_head() -> None:
     """Of the table."""
     print(
-        f"{'part':22} {'feat':>4} {'prec':>5} {'plain s':>8} {'ours s':>8} {'ratio':>6} {'cpu':>6} "
-        f"{'GFLOP/s':>8} {'MiB':>11} difference, Dice"
+        f"{'part':22} {'feat':>4} {'prec':>5} {'plain s':>8} {'min-max':>15} {'ours s':>8} {'min-max':>15} "
+        f"{'ratio':>6} {'cpu':>6} {'GFLOP':>6} {'GFLOP/s':>8} {'peak':>5} {'MiB':>13} difference, Dice"
     )
 
 
@@ -151,14 +165,18 @@ def _named(row: dict[str, Any]) -> str:
 
 def print_row(row: dict[str, Any]) -> None:
     """Of the table."""
-    rate = f"{row['ours_gflops']:8.0f}" if "ours_gflops" in row else " " * 8
-    memory = f"{row['plain_peak_mib']:5.0f} {row['ours_peak_mib']:5.0f}"
+    plain, ours = (
+        f"{row[f'{name}_seconds']:8.3f} {'-'.join(f'{each:.3f}' for each in row[f'{name}_seconds_range']):>15}"
+        for name in SIDES
+    )
+    rate = f"{row['gflop']:6.0f} {row['ours_gflops']:8.0f}" if "gflop" in row else " " * 15
+    peak = f"{row['peak_share']:5.1%}" if "peak_share" in row else " " * 5
+    memory = f"{row['plain_peak_mib']:6.0f} {row['ours_peak_mib']:6.0f}"
     difference = f"{row['difference']:.1e}" if "difference" in row else " " * 7
     overlap = f"{min(row['dice']):.4f}" if "dice" in row else ""
     print(
-        f"{_named(row):22} {row['features']:4d} {row['precision']:>5} {row['plain_seconds']:8.3f} "
-        f"{row['ours_seconds']:8.3f} {row['ratio']:6.2f} {row['processor_ratio']:6.2f} {rate} {memory} "
-        f"{difference} {overlap}",
+        f"{_named(row):22} {row['features']:4d} {row['precision']:>5} {plain} {ours} {row['ratio']:6.2f} "
+        f"{row['processor_ratio']:6.2f} {rate} {peak} {memory} {difference} {overlap}",
         flush=True,
     )
 
@@ -174,7 +192,7 @@ def against_fp32(rows: list[dict[str, Any]]) -> None:
 
 
 def predicted_and_measured(features: int, precision: str, device: torch.device) -> list[dict[str, Any]]:
-    """Ten shapes of windows: the seconds that the cost model predicts from two, and those that they take."""
+    """Ten shapes of windows: the seconds that the cost model predicts from two, and those that segmentation takes."""
     from speed_side import network_of
 
     from MTMed3DCore.inference.measured import window_cost, window_seconds
@@ -234,6 +252,9 @@ def main() -> None:
     parser.add_argument("--shapes", action="store_true", help="check the cost model on ten shapes instead")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", dest="compiled", action="store_true", help="our side by torch's compiler")
+    parser.add_argument(
+        "--peak-tflops", type=float, help=f"of the device, in every precision ({PEAK_TFLOPS:.0f} for bf16 on a GPU)"
+    )
     parser.add_argument("--quick", action="store_true", help="12 features, 64 voxels, one repeat")
     options = parser.parse_args()
     features, side, repeats = options.features, options.side, options.repeats
@@ -250,6 +271,7 @@ def main() -> None:
                 setting = {"features": size, "side": side, "precision": precision, "device": options.device}
                 setting |= {"study": None, "spacing_mm": options.spacing, "weights": options.weights}
                 setting |= {"compiled": options.compiled}
+                setting |= {"peak_tflops": peak_of(options.device, precision, options.peak_tflops)}
                 if options.parts:
                     rows += compare(setting, tuple(options.parts), repeats)
                 for mode in options.modes if options.study is not None else ():

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from MTMed3DCore.bundles import Bundle
     from MTMed3DCore.findings import Findings
     from MTMed3DCore.networks import TaskNetwork
+    from MTMed3DCore.notice import Notice
     from MTMed3DCore.progress import Progress
 
 DESCRIPTION = """\
@@ -68,10 +69,18 @@ preparation/ with transforms and brain mask; --dicom adds dicom/*.dcm. For resea
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A bundle and its network, kept from study to study."""
+    """A bundle and its network, kept from study to study.
+
+    Args:
+        bundle, network: the model.
+        device: for `MTMed3DCore.inference.analyze`; the CPU where the memory of the first choice did not suffice.
+        notices: which then say so.
+    """
 
     bundle: Bundle
     network: TaskNetwork
+    device: str
+    notices: tuple[Notice, ...] = ()
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -144,9 +153,11 @@ def load_model(options: argparse.Namespace) -> LoadedModel:
     """
     from MTMed3DCore.bundles import find_bundle
     from MTMed3DCore.inference import choose_device
+    from MTMed3DCore.inference.computing import load_network
 
-    bundle = find_bundle(options.model)
-    return LoadedModel(bundle, bundle.load(choose_device(options.device)))
+    bundle, device = find_bundle(options.model), choose_device(options.device)
+    network, there, notices = load_network(bundle, device, may_leave=options.device == "auto")
+    return LoadedModel(bundle, network, str(there) if notices else options.device, tuple(notices))
 
 
 def analyze_one(
@@ -169,13 +180,13 @@ def read_analyze_write(
     study = Study.read(request.case, **request.files, series=named_series(options), progress=progress)
     if request.id:
         study = replace(study, id=request.id)
-    study = named_as_asked(options, study)
+    study = named_as_asked(options, replace(study, warnings=(*study.warnings, *model.notices)))
     check_study(options, study)
     mask, preparation = read_preparations(options, study)
     findings = analyze(
         study,
         model.bundle,
-        options.device,
+        model.device,
         options.precision,
         progress,
         network=model.network,

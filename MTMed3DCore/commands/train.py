@@ -46,9 +46,9 @@ OPTIONS: tuple[tuple[str, Any, str], ...] = (
     ("batch", int, "patches a step, over all processes (default: 1)"),
     ("steps", int, "steps of the run (default: 20000)"),
     ("learning-rate", float, "highest learning rate of AdamW (default: 4e-4)"),
-    ("validate-every", int, "steps between two validations (default: 1000)"),
+    ("validate-every", int, "steps between two validations, 0 for the last step alone (default: 1000)"),
     ("save-every", int, "steps between two checkpoints (default: 200)"),
-    ("workers", int, "processes that cut patches (default: 2)"),
+    ("workers", int, "processes that cut patches, no more than there are cores (default: 2)"),
     ("seed", int, "of everything random (default: 1000)"),
 )
 
@@ -66,7 +66,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--fold", type=int, help="fold to validate on (default: 0)")
     parser.add_argument("--all-cases", action="store_true", help="train on every case, without validation")
     parser.add_argument("--balancing", choices=BALANCERS, help="how the tasks are weighed (default: the family's own)")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one, else cpu)")
+    parser.add_argument(
+        "--device", help="cpu, cuda, cuda:N or mps (default: cuda where there is one, else mps, else cpu)"
+    )
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="default: fp32")
     parser.add_argument(
         "--gradient-checkpointing",
@@ -93,6 +95,7 @@ def run(options: argparse.Namespace) -> int:
         return train_on_images(options, chosen_settings(options))
     from MTMed3DCore.datalist import DataList
     from MTMed3DCore.training.run import train
+    from MTMed3DCore.training.run_folder import IDLE, names_of
     from MTMed3DCore.training.settings import CaseSettings
 
     listed = DataList.read(options.list)
@@ -109,6 +112,8 @@ def run(options: argparse.Namespace) -> int:
     else:
         if "warm_start" in config:
             print(f"Encoder: {config['warm_start']['text']}")
+        if idle := config.get("studies", {}).get(IDLE):
+            print(f"{len(idle)} studies trained nothing: {names_of(idle)}")
         print_trained(options.list, options.output, bundle.folder, settings.fold)
     return 0
 

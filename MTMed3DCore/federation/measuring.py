@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
 import torch
 
 from MTMed3DCore.datalist import Case
-from MTMed3DCore.geometry import Grid
 from MTMed3DCore.inference import InferenceSettings
 from MTMed3DCore.networks import TaskNetwork
-from MTMed3DCore.preparation import PreparedStudy
-from MTMed3DCore.training.examples import Example, ExampleCache
+from MTMed3DCore.training.examples import ExampleCache
 from MTMed3DCore.training.validation import FIGURES, Row, means_of, measure_study
 
 
@@ -21,8 +18,7 @@ def measure(
 ) -> list[Row]:
     """The figures of each case; see `measure_study`."""
     network.eval()
-    examples = (cache.load(case) for case in cases)
-    return [measure_study(network, each, _prepared(each, inference.spacing_mm), inference, device) for each in examples]
+    return [measure_study(network, cache.load(case), inference, device) for case in cases]
 
 
 def summarise(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
@@ -44,10 +40,3 @@ def pool(summaries: Iterable[Mapping[str, float]]) -> dict[str, float]:
             result[name] = sum(value * count for value, count in parts) / number
             result[f"n_{name}"] = number
     return result
-
-
-def _prepared(example: Example, spacing_mm: float) -> PreparedStudy:
-    image = example.image.numpy()
-    shape = (image.shape[1], image.shape[2], image.shape[3])
-    grid = Grid(shape, np.diag([spacing_mm] * 3 + [1.0]))
-    return PreparedStudy(image, (image != 0).any(axis=0), grid, grid, True)

@@ -8,20 +8,55 @@ are the compiler's to choose.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 
+from MTMed3DCore.inference.ladder import clear_away, short_of_memory
 from MTMed3DCore.inference.measured import cache_folder
 from MTMed3DCore.networks.fast.swin import order_of
 from MTMed3DCore.notice import Notice
 
+Result = TypeVar("Result")
 BACKEND = "inductor"
 MOST_SIZES = 32
 """Sizes of windows that are compiled in one process; with more the network is used as it is."""
+SLOW_ON = ("cpu",)
+"""Kinds of devices for which generating code takes longer (ten minutes and more) than it saves."""
+_WHY_NOT = "_not_compiled_because"
 _FOLDER_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 _PASSES = ("encode", "detect", "segment")
+
+
+def run_compiled(network: Any, device: torch.device, run: Callable[[], Result]) -> tuple[Result | None, Notice | None]:
+    """What a run gives with the network's passes compiled; where it does not, nothing, and what to say of it.
+
+    After a failure the passes are as they were, and are not compiled again: every study would pay for it anew. Memory
+    that falls short is one, as a recorded pass keeps what it computes with.
+
+    Args:
+        network, device: as of `compile_passes`.
+        run: takes the passes of `network`.
+    """
+    if device.type in SLOW_ON:
+        text = f"Compiling for the device {device} takes longer than it saves; the network was used as it is."
+        return None, Notice("not-compiled", f"{text} Use --compile on a GPU.")
+    why = vars(network).get(_WHY_NOT)
+    if why is None:
+        compile_passes(network, device)
+        try:
+            return run(), None
+        except Exception as error:
+            if not (is_of_compiler(error) or short_of_memory(error)):
+                raise
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            short = f"the memory of {device} did not suffice"
+            why = short if short_of_memory(error) else (lines or [type(error).__name__])[0]
+        uncompile(network, why)
+        clear_away(device)
+    text = f"The network could not be compiled ({why}); it was used as it is, with the same result."
+    return None, Notice("not-compiled", text)
 
 
 def compile_passes(network: Any, device: torch.device, backend: str | None = None) -> None:
@@ -73,13 +108,17 @@ def is_of_compiler(error: BaseException) -> bool:
     return isinstance(error, (FailOnRecompileLimitHit, TorchDynamoException))
 
 
-def uncompile(network: Any, error: BaseException) -> Notice:
-    """Take the passes as they are again; what to say of it."""
+def uncompile(network: Any, why: str) -> None:
+    """Take the passes as they are again, from now on, and forget what was compiled for them.
+
+    Args:
+        network: whose passes were compiled.
+        why: what to say of it.
+    """
     for name in _PASSES:
         vars(network).pop(name, None)
-    why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    text = f"The network could not be compiled ({why}); it was used as it is, with the same result."
-    return Notice("not-compiled", text)
+    setattr(network, _WHY_NOT, why)
+    torch._dynamo.reset()  # torch holds what it compiled, and with it the recorded launches and their memory
 
 
 def even_batch(windows: int, most: int) -> int:

@@ -9,8 +9,8 @@ import torch
 
 from MTMed3DCore.allocator import give_back_freed_memory, keep_freed_memory
 from MTMed3DCore.domain.uncertainty import mirror_disagreement
-from MTMed3DCore.inference.compiled import compile_passes, even_batch, is_of_compiler, uncompile
-from MTMed3DCore.inference.devices import choose_precision
+from MTMed3DCore.inference.compiled import even_batch, run_compiled
+from MTMed3DCore.inference.devices import choose_precision, full_fp32
 from MTMed3DCore.inference.focus import may_focus
 from MTMed3DCore.inference.ladder import GPU_BATCH, Rung, climb_down, ladder, left_notice, short_of_memory
 from MTMed3DCore.inference.measured import fits_whole, focus_sides
@@ -72,32 +72,34 @@ def compute(
     settings = bundle.settings
     notices: list[Notice] = []
     if network is None:
-        network, target, notices = _load(bundle, target, may_leave=may_leave)
+        network, target, notices = load_network(bundle, target, may_leave=may_leave)
     chosen = choose_precision(precision, target, network if mode == "quick" else None)
-    if compiled:
-        compile_passes(network, target)
 
     def run(rung: Rung) -> tuple[RawResult, float | None]:
         here = network if rung.device == target else bundle.load(rung.device)
         computed = chosen if rung.device == target else choose_precision(precision, rung.device)
         way: dict[str, Any] = {"window": rung.window, "batch": rung.batch, "on_host": rung.on_host}
-        if rung.focused:
-            way["focus"] = focus_sides(here, len(SEQUENCES), settings.window, rung.device, computed)
-        result = run_network(here, prepared, settings, rung.device, computed, progress, **way)
-        if not check_uncertainty:
-            return result, None
-        return result, mirror_disagreement(here, prepared, settings, result, rung.device, computed, progress, **way)
+        with full_fp32(rung.device, computed):
+            if rung.focused:
+                way["focus"] = focus_sides(here, len(SEQUENCES), settings.window, rung.device, computed)
+            result = run_network(here, prepared, settings, rung.device, computed, progress, **way)
+            if not check_uncertainty:
+                return result, None
+            also = mirror_disagreement(here, prepared, settings, result, rung.device, computed, progress, **way)
+            return result, also
+
+    def ways(*, compiled: bool) -> list[Rung]:
+        return _ways(mode, network, prepared, settings, target, chosen, may_leave=may_leave, compiled=compiled)
 
     keep_freed_memory()
     try:
-        how = _ways(mode, network, prepared, settings, target, chosen, may_leave=may_leave, compiled=compiled)
-        try:
-            (raw, differing), rung = climb_down(how, run)
-        except Exception as error:
-            if not (compiled and is_of_compiler(error)):
-                raise
-            notices.append(uncompile(network, error))
-            (raw, differing), rung = climb_down(how, run)
+        found = None
+        if compiled:
+            first = ways(compiled=True)[0]
+            made, refused = run_compiled(network, target, lambda: run(first))
+            found = None if made is None else (made, first)
+            notices += [] if refused is None else [refused]
+        (raw, differing), rung = found or climb_down(ways(compiled=False), run)
     finally:
         give_back_freed_memory()
     if rung.notice is not None:
@@ -107,8 +109,17 @@ def compute(
     return Computed(raw, differing, str(target), chosen, tuple(notices))
 
 
-def _load(bundle: Bundle, device: torch.device, *, may_leave: bool) -> tuple[Any, torch.device, list[Notice]]:
-    """A bundle's network on a device, or on the CPU where that may take over."""
+def load_network(bundle: Bundle, device: torch.device, *, may_leave: bool) -> tuple[Any, torch.device, list[Notice]]:
+    """A bundle's network on a device, or on the CPU where that may take over; with it where it is, and what to say.
+
+    Args:
+        device: of the first choice.
+        may_leave: whether the CPU may take over from it.
+
+    Raises:
+        ModelRefused: of `Bundle.load`.
+        MemoryError, RuntimeError: memory does not suffice, also on the CPU where that may take over.
+    """
     try:
         return bundle.load(device), device, []
     except (MemoryError, RuntimeError) as error:
@@ -133,6 +144,7 @@ def _ways(
     extent = prepared.grid.shape
     windows = plan_windows(extent, settings.window)[1]
     worth = mode == "quick" and may_focus(network, windows)
-    focused = worth and fits_whole(network, extent, device, precision)
+    fits = worth and fits_whole(network, extent, device, precision)
     batch = GPU_BATCH if device.type == "cuda" else 1
-    return ladder(device, window, even_batch(len(windows), batch) if compiled else batch, may_leave, focused)
+    batch = even_batch(len(windows), batch) if compiled else batch
+    return ladder(device, window, batch, may_leave, focused=fits, too_large=worth and not fits)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,8 +37,8 @@ def choose_device(device: str = "auto") -> torch.device:
 def choose_precision(precision: str, device: torch.device, network: Any = None) -> str:
     """``"fp32"`` or ``"bf16"``; ``"auto"`` is bf16 where it is worth while.
 
-    On CUDA devices that compute in it, it is. On a CPU that is measured with the network at its first use and
-    remembered; without a network it is fp32.
+    On CUDA devices that have instructions for it, it is. On a CPU that is measured with the network at its first use
+    and remembered; without a network it is fp32.
 
     Raises:
         WrongUse: an unknown precision.
@@ -48,6 +50,44 @@ def choose_precision(precision: str, device: torch.device, network: Any = None) 
     if precision != "auto":
         return precision
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        return "bf16" if _has_bf16(device) else "fp32"
     measurable = isinstance(network, TaskNetwork) and device.type == "cpu"
     return "bf16" if measurable and bf16_pays(network, len(SEQUENCES), device) else "fp32"
+
+
+@contextmanager
+def full_fp32(device: torch.device, precision: str) -> Iterator[None]:
+    """While this lasts, convolutions in fp32 on CUDA are that: cuDNN's round their input to TF32 unless told not to.
+
+    A setting of the process; it is put back in the end. Other precisions and devices are left alone.
+
+    Args:
+        device, precision: as in `MTMed3DCore.inference.run_network`.
+    """
+    if device.type != "cuda" or precision != "fp32":
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    conv = getattr(cudnn, "conv", None)  # from torch 2.9 on
+    before = getattr(conv, "fp32_precision", None)
+    try:
+        allowed = cudnn.allow_tf32
+    except RuntimeError:  # somebody has used the newer name alone, after which torch refuses to read the older one
+        allowed = False
+    # Both where both can be read: the compiler reads the older one, and a setting for all of torch outweighs it alone.
+    try:
+        if allowed:
+            cudnn.allow_tf32 = False
+        if conv is not None:
+            conv.fp32_precision = "ieee"
+        yield
+    finally:
+        if allowed:
+            cudnn.allow_tf32 = True
+        if conv is not None:
+            conv.fp32_precision = before
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether a CUDA device has instructions for bf16, as NVIDIA's have from Ampere on; torch emulates it elsewhere."""
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device)[0] >= 8

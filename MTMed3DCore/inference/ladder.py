@@ -17,6 +17,14 @@ Result = TypeVar("Result")
 SMALLEST = 2 * GRANULE
 GPU_BATCH = 4
 """Windows that go through a GPU at a time where its memory allows it."""
+_PHRASES = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+    "unable to find an engine to execute",  # cuDNN, none of whose ways to convolve got its workspace
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,9 @@ class Rung:
     on_host: bool = False
 
 
-def ladder(device: torch.device, window: Triple, batch: int, may_leave: bool, focused: bool = False) -> list[Rung]:
+def ladder(
+    device: torch.device, window: Triple, batch: int, may_leave: bool, focused: bool = False, too_large: bool = False
+) -> list[Rung]:
     """Ways to run in the order in which they are tried.
 
     Args:
@@ -49,11 +59,11 @@ def ladder(device: torch.device, window: Triple, batch: int, may_leave: bool, fo
         batch: windows at a time, the first choice.
         may_leave: whether the CPU may take over from another device.
         focused: the first choice.
+        too_large: it would have been, had memory sufficed.
     """
-    rungs = [Rung(device, window, batch, focused=focused)]
-    if focused:
-        text = f"The memory of {device} did not suffice for the whole brain at once; it was analysed window by window."
-        rungs.append(Rung(device, window, batch, Notice("memory-not-whole", text)))
+    text = f"The memory of {device} did not suffice for the whole brain at once; it was analysed window by window."
+    rungs = [Rung(device, window, batch, focused=True)] if focused else []
+    rungs.append(Rung(device, window, batch, Notice("memory-not-whole", text) if focused or too_large else None))
     if batch > 1:
         text = f"The memory of {device} did not suffice for {batch} windows at a time; one at a time was used."
         rungs.append(Rung(device, window, 1, Notice("memory-one-window", text)))
@@ -88,21 +98,24 @@ def climb_down(rungs: list[Rung], run: Callable[[Rung], Result]) -> tuple[Result
         except (MemoryError, RuntimeError) as error:
             if not short_of_memory(error):
                 raise
-        # Outside the handler: the error's traceback holds the tensors of the failed run.
-        gc.collect()
-        if rung.device.type == "cuda" and torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        clear_away(rung.device)
     return run(rungs[-1]), rungs[-1]
+
+
+def clear_away(device: torch.device) -> None:
+    """Give back what a failed run held, once its error is handled: until then the traceback holds its tensors."""
+    gc.collect()
+    if device.type == "cuda" and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def short_of_memory(error: BaseException) -> bool:
     """Whether an error of numpy, torch or a device says that memory is short.
 
-    The CPU allocator of torch and MPS raise plain RuntimeErrors.
+    The CPU allocator of torch, MPS and the libraries of CUDA raise plain RuntimeErrors.
     """
-    phrases = ("out of memory", "not enough memory", "can't allocate memory")
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
-        phrase in str(error).lower() for phrase in phrases
+        phrase in str(error).lower() for phrase in _PHRASES
     )
 
 

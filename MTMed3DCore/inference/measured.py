@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from math import prod
+from math import inf, prod
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,14 @@ up to 1.9."""
 
 LARGEST_BYTES = 3 * 2**29
 """That a window may take on a CPU, however much is free."""
+
+PROC, GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+_GROUPS = (
+    ("", "memory.max", "memory.current", ("active_file", "inactive_file")),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file")),
+)
+"""Of the second version of control groups and of the first: folder, limit, usage, and what of that is given up when
+memory is wanted."""
 
 _here: dict[str, dict[str, float]] = {}
 
@@ -83,7 +91,7 @@ def remembered(key: str, measure: Callable[[], Mapping[str, float]]) -> dict[str
 
 
 def window_cost(network: Any, channels: int, device: torch.device, precision: str) -> WindowCost:
-    """The cost of a window of a network on this machine, measured at first use.
+    """The cost of segmenting a window with a network on this machine, measured at first use.
 
     Args:
         network: a `TaskNetwork` in eval mode on `device`.
@@ -97,7 +105,7 @@ def window_cost(network: Any, channels: int, device: torch.device, precision: st
         voxel_s = max((long - short) / (large - small), 0.1 * long / large)
         return {"fixed_s": max(0.0, short - small * voxel_s), "voxel_s": voxel_s}
 
-    figures = remembered(_key("window", network, device, precision), measure)
+    figures = remembered(_key("segment", network, device, precision), measure)
     return WindowCost(figures["fixed_s"], figures["voxel_s"])
 
 
@@ -139,7 +147,9 @@ def bf16_pays(network: Any, channels: int, device: torch.device) -> bool:
         # By the processor's own time where it computes: other programs slow both sides, but never alike.
         clock = time.process_time if device.type == "cpu" else time.perf_counter
         shape = (1, channels, *SAMPLES[0])
-        exact, coarse = (window_seconds(network, shape, device, each, clock) for each in ("fp32", "bf16"))
+        exact, coarse = (
+            window_seconds(network, shape, device, each, clock, all_passes=True) for each in ("fp32", "bf16")
+        )
         return {"gain": exact / coarse}
 
     return remembered(_key("bf16", network, device, "both"), measure)["gain"] >= BF16_GAIN
@@ -148,12 +158,44 @@ def bf16_pays(network: Any, channels: int, device: torch.device) -> bool:
 def memory_at_hand(device: torch.device) -> float:
     """Bytes that a window may take: half of what is free, so that the rest of the analysis has room as well."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] / 2
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return (torch.cuda.mem_get_info(device)[0] + unused) / 2
+    return min(min(_left_of_machine(), _left_of_groups()) / 2, float(LARGEST_BYTES))
+
+
+def _left_of_machine() -> float:
+    """Bytes that programs may have of this machine's memory, with what holds files only until it is wanted."""
+    with suppress(OSError, ValueError, KeyError):
+        return 1024 * _numbers(PROC / "meminfo")["MemAvailable:"]
     try:
-        pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):  # not on Windows
-        return float(LARGEST_BYTES)
-    return min(pages / 2, float(LARGEST_BYTES))
+        return inf
+
+
+def _left_of_groups() -> float:
+    """Bytes that the control groups of this process leave it, as containers and batch systems set them."""
+    left = inf
+    with suppress(OSError, ValueError):
+        for line in (PROC / "self" / "cgroup").read_text().splitlines():
+            _, controllers, name = line.split(":", 2)
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            kind, limit, usage, files = _GROUPS[bool(controllers)]
+            group = GROUPS / kind / name.lstrip("/")
+            for folder in (group, *group.parents):  # a group has no more than those that it is in
+                # A container sees its own group in place of the outermost, and has no folder of its name.
+                with suppress(OSError, ValueError):  # a group without a limit says "max"
+                    most, taken = (int((folder / each).read_text()) for each in (limit, usage))
+                    kept = _numbers(folder / "memory.stat")
+                    left = min(left, most - taken + sum(kept.get(each, 0) for each in files))
+    return left
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """The first word of each line of a file, and the number after it."""
+    lines = (line.split() for line in path.read_text().splitlines())
+    return {line[0]: int(line[1]) for line in lines if len(line) > 1}
 
 
 def window_seconds(
@@ -162,20 +204,37 @@ def window_seconds(
     device: torch.device,
     precision: str,
     clock: Callable[[], float] = time.perf_counter,
+    *,
+    all_passes: bool = False,
 ) -> float:
-    """Least seconds of encoding, detecting and segmenting one window (B, C, X, Y, Z), after one turn of warm-up."""
+    """Least seconds of segmenting one window (B, C, X, Y, Z), after one turn of warm-up.
+
+    Its levels are there already, as a quick run has them from its pass over the whole brain.
+
+    Args:
+        clock: tells the time.
+        all_passes: encoding and detecting count as well.
+    """
     x = torch.zeros(shape, device=device).normal_(generator=torch.Generator(device).manual_seed(0))
     seconds = []
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        features = network.encode(x)
         for _ in range(TURNS + 1):
+            _wait_for(device)
             started = clock()
-            features = network.encode(x)
+            if all_passes:
+                features = network.encode(x)
+                network.detect(features)
             network.segment(x, features)
-            network.detect(features)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            _wait_for(device)
             seconds.append(clock() - started)
     return min(seconds[1:])
+
+
+def _wait_for(device: torch.device) -> None:
+    """Until a GPU has computed what it was asked to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _key(figure: str, network: Any, device: torch.device, precision: str) -> str:

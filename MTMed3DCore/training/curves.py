@@ -44,7 +44,7 @@ def draw_curves(history: Path, validation: Path, tasks: Sequence[str], picture: 
         axes.grid(alpha=0.3)
         if axes.get_lines():
             axes.legend(fontsize=8)
-    figures.set_ylim(0, 1)
+    figures.set_ylim(-0.02, 1.02)  # a point at either end is whole
     partial = picture.with_name(f".{picture.name}")
     figure.savefig(partial, format="png", dpi=110)
     partial.replace(picture)

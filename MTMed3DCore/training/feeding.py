@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,8 @@ class CasePatches(Dataset[Patch]):
         rng = np.random.default_rng((self.settings.seed, 1, number))
         wide = rng.random() < self.settings.wide_share
         size = self.settings.wide_patch if wide else self.settings.patch
+        if case.label is None and case.boxes is None:
+            size = largest_patch(self.settings)
         return self.augmentation(cut_patch(self._example(case), size, rng, varied=False), rng)
 
     def _order(self, epoch: int) -> list[int]:
@@ -63,6 +66,24 @@ class CasePatches(Dataset[Patch]):
         return self._kept[case.id]
 
 
+def largest_patch(settings: TrainSettings) -> int:
+    """Side in voxels of the widest patches that a run draws."""
+    return settings.wide_patch if settings.wide_share else settings.patch
+
+
+def trains(case: Case, cache: ExampleCache, settings: TrainSettings) -> bool:
+    """Whether a patch of a case can have a truth for one of the tasks; a grade counts where the patch shows enough."""
+    known = {"segmentation": case.label is not None, "detection": case.boxes is not None, "grading": False}
+    if any(known[task] for task in settings.tasks):
+        return True
+    if "grading" not in settings.tasks or case.grade is None:
+        return False
+    if case.label is not None or case.boxes:
+        return True
+    place = np.random.default_rng(settings.seed)
+    return cut_patch(cache.load(case), largest_patch(settings), place, varied=False).target.grade is not None
+
+
 def check_share(settings: TrainSettings, team: Team) -> None:
     """Refuse a batch that cannot be dealt out evenly.
 
@@ -75,10 +96,15 @@ def check_share(settings: TrainSettings, team: Team) -> None:
 
 
 def loader_from(patches: CasePatches | ImageBatches, first_step: int, team: Team) -> DataLoader[Any]:
-    """This process's share of the patches, in their order from a step on, cut by the settings' number of workers."""
+    """This process's share of the patches, in their order from a step on, cut by the settings' number of workers.
+
+    There are no more of them than cores: the others would wait, and torch warns of them. A patch is a function of its
+    number alone, and they come in the order of their numbers, whoever cuts them.
+    """
     settings = patches.settings
     numbers = range(first_step * settings.batch, settings.steps * settings.batch)
-    workers = settings.workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(settings.workers, cores)
     return DataLoader(
         patches,
         batch_size=None,

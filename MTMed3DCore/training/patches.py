@@ -18,7 +18,10 @@ from MTMed3DCore.training.losses import Target
 SEEN_SHARE = 0.5
 """Share of a lesion's box that a patch must hold for the box to count there, and of the tumour for its grade."""
 BRAIN_SHARE = 0.9
-"""Share of the brain that a patch must hold for the grade of a study whose tumour nobody has outlined."""
+"""Share of the brain that a patch must hold for the grade of a study whose tumour nobody has outlined.
+
+The tumour may lie anywhere, and a grade beside a patch that does not show it teaches what is not so.
+"""
 TUMOUR_PATCHES = 2 / 3
 """Share of the patches of a study with tumour that are centred near it."""
 
@@ -52,7 +55,7 @@ def region_channels(labels: torch.Tensor) -> torch.Tensor:
 
 
 def cut_patch(example: Example, size: int, rng: np.random.Generator, *, varied: bool = True) -> Patch:
-    """A cube of `size` voxels of a study.
+    """A cube of `size` voxels of a study, in its middle where nobody knows what lies where.
 
     Args:
         example: the study and what is known of it; what is not known is None in the patch as well.
@@ -67,6 +70,8 @@ def cut_patch(example: Example, size: int, rng: np.random.Generator, *, varied: 
         middle = (np.array(box.lower) + np.array(box.upper)) / 2
         start = np.round(middle - size / 2 + rng.uniform(-size / 6, size / 6, 3)).astype(int)
         start = np.clip(start, 0, room)
+    elif example.labels is None and example.boxes is None:
+        start = room // 2  # the study ends where its brain does, and this shows most of it
     else:
         start = rng.integers(0, room + 1)
     x, y, z = (slice(int(s), int(s) + size) for s in start)

@@ -6,7 +6,8 @@ What the folder of a run holds is told in `MTMed3DCore.training.run_folder`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +25,9 @@ from MTMed3DCore.training.checkpoint import load_checkpoint, save_checkpoint
 from MTMed3DCore.training.curves import draw_curves
 from MTMed3DCore.training.distributed import Team, join_team
 from MTMed3DCore.training.examples import ExampleCache
-from MTMed3DCore.training.feeding import CasePatches, check_share, loader_from
+from MTMed3DCore.training.feeding import CasePatches, check_share, loader_from, trains
 from MTMed3DCore.training.finished import of_list, write_bundle
-from MTMed3DCore.training.run_folder import BOARD, BUNDLE, CHECKPOINT, CURVES, HISTORY, VALIDATION
+from MTMed3DCore.training.run_folder import BOARD, BUNDLE, CHECKPOINT, CURVES, HISTORY, IDLE, VALIDATION
 from MTMed3DCore.training.settings import CaseSettings
 from MTMed3DCore.training.trainer import Trainer
 from MTMed3DCore.training.validation import validate
@@ -57,7 +58,7 @@ def train(
     Args:
         listed: with labels for the tasks that are trained.
         folder: of the run; new, or with `resume` one that was interrupted.
-        settings: of the run; a resumed run must have the same.
+        settings: of the run; a resumed run must have the same, but for those in `run_folder.CHANGEABLE`.
         cache: folder for prepared studies; inside the run's where None.
         resume: go on where the folder's checkpoint stands.
         progress: told as stages ``prepare`` and ``train``, step by step, and may cancel there; a cancelled run can be
@@ -90,11 +91,15 @@ def _train(
     store = ExampleCache(cache, settings.spacing_mm)
     mine = store.fill(team.share([*training, *validation]), max(1, settings.workers), progress)
     refused = {case: reason for part in team.gather(mine) for case, reason in part.items()}
-    training = [case for case in training if case.id not in refused]
     validation = [case for case in validation if case.id not in refused]
+    training, idle = _dealt([case for case in training if case.id not in refused], store, settings, team)
     _refuse_without_truth(training, settings)
+    if idle:
+        text = f"{len(idle)} of {len(training) + len(idle)} training studies train nothing"
+        progress("prepare", 1.0, f"{text}: {run_folder.names_of(case.id for case in idle)}")
+    studies = _digests({"training": training, "validation": validation, IDLE: idle}, settings, team)
     shapes = team.gather(_anchor_shapes(training, store))[0]
-    config = run_folder.describe(listed, settings, shapes, refused)
+    config = run_folder.describe(listed, settings, shapes, refused, studies)
     if resume:
         run_folder.compare(folder, config)
     keep_freed_memory()
@@ -108,7 +113,7 @@ def _train(
     if team.leads:
         if not resume:
             run_folder.write_description(folder, config)
-        run_folder.note_session(folder, trainer.steps, team, trainer.device)
+        run_folder.note_session(folder, trainer.steps, team, trainer.device, settings)
     inference = InferenceSettings(
         spacing_mm=settings.spacing_mm,
         window=settings.wide_patch,
@@ -117,7 +122,7 @@ def _train(
     )
 
     def measure() -> dict[str, float]:
-        return validate(trainer, validation, inference, team)
+        return validate(trainer, validation, store, inference, team)
 
     cases = CasePatches(training, store, settings)
     run_steps(trainer, cases, measure if validation else None, folder, progress)
@@ -185,6 +190,24 @@ def _split(listed: DataList, settings: CaseSettings) -> tuple[list[Case], list[C
     return list(training), list(validation)
 
 
+def _dealt(
+    cases: Sequence[Case], store: ExampleCache, settings: CaseSettings, team: Team
+) -> tuple[list[Case], list[Case]]:
+    """The cases that can train something, and the others, from which a patch would be an empty step."""
+    mine = [case.id for case in team.share(cases) if trains(case, store, settings)]
+    able = {case for part in team.gather(mine) for case in part}
+    return [case for case in cases if case.id in able], [case for case in cases if case.id not in able]
+
+
+def _digests(uses: Mapping[str, Sequence[Case]], settings: CaseSettings, team: Team) -> dict[str, dict[str, str]]:
+    """`run_folder.digest_of` the cases of every use; each process reads its share."""
+    mine = team.share([case for cases in uses.values() for case in cases])
+    with ThreadPoolExecutor(max(1, settings.workers)) as pool:
+        known = dict(zip([case.id for case in mine], pool.map(run_folder.digest_of, mine), strict=True))
+    everything = {case: digest for part in team.gather(known) for case, digest in part.items()}
+    return {use: {case.id: everything[case.id] for case in cases} for use, cases in uses.items()}
+
+
 def _refuse_without_truth(cases: Sequence[Case], settings: CaseSettings) -> None:
     known = {
         "segmentation": any(case.label is not None for case in cases),
@@ -194,7 +217,11 @@ def _refuse_without_truth(cases: Sequence[Case], settings: CaseSettings) -> None
     missing = [task for task in settings.tasks if not known[task]]
     if missing:
         text = f"No training case has a truth for {', '.join(missing)}."
-        raise InputRefused("no-training-cases", text, "Leave the task out with --tasks, or add labels or grades.")
+        remedy = (
+            "Leave the task out with --tasks, or add labels or grades. With neither label map nor boxes, a grade "
+            "counts only where a patch holds nearly the whole brain."
+        )
+        raise InputRefused("no-training-cases", text, remedy)
 
 
 def _anchor_shapes(cases: Sequence[Case], store: ExampleCache) -> list[list[float]]:

@@ -3,8 +3,8 @@
 ::
 
     RUN/README.md          what each of these files is
-    RUN/config.json        settings, hash of the list, anchors, what a warm start took
-    RUN/sessions.jsonl     one row for each start or resumption: command, versions, commit, devices
+    RUN/config.json        settings, hashes of the list and of each study, anchors, what a warm start took
+    RUN/sessions.jsonl     one row for each start or resumption: command, versions, commit, devices, `CHANGEABLE`
     RUN/history.jsonl      one row a step: losses, task weights
     RUN/validation.jsonl   one row a validation
     RUN/curves.png         both as a picture
@@ -20,22 +20,31 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import monai
 import torch
 
 import MTMed3DCore
+from MTMed3DCore.datalist.case import Case, box_document
 from MTMed3DCore.errors import WrongUse
+from MTMed3DCore.hashing import file_sha256
 from MTMed3DCore.training.distributed import Team
-from MTMed3DCore.training.settings import CaseSettings, TrainSettings
+from MTMed3DCore.training.settings import CaseSettings, ListSettings, TrainSettings
 from MTMed3DCore.whole_file import write_whole
 
 CONFIG, SESSIONS, HISTORY, VALIDATION = "config.json", "sessions.jsonl", "history.jsonl", "validation.jsonl"
 CURVES, BOARD, CHECKPOINT, BUNDLE, CACHE = "curves.png", "tensorboard", "checkpoint.pt", "bundle", "cache"
+CHANGEABLE = ("device", "workers", "save_every", "validate_every")
+"""Settings in which a resumed run may differ: they have no part in what it comes to, but for a device's rounding."""
+IDLE = "trains_nothing"
+"""The use of cases from which no patch can have a truth."""
+NAMED = 10
+"""Studies that a message names; more are counted."""
 README = """# {name}
 
 A training run of MTMed3D {version}: {tasks}, {steps} steps, on {cases} studies of a data list whose SHA-256 is
@@ -43,10 +52,13 @@ A training run of MTMed3D {version}: {tasks}, {steps} steps, on {cases} studies 
 
 | file | what it is |
 |---|---|
-| `config.json` | the settings in full, the anchors, the studies that were refused and why, what a warm start took |
-| `sessions.jsonl` | one row for each start or resumption: command line, versions, commit, processes and devices |
+| `config.json` | the settings in full, the anchors, the studies by their part in the run with the SHA-256 of what was \
+given of them, those that were refused and why, what a warm start took |
+| `sessions.jsonl` | one row for each start or resumption: command line, versions, commit, processes and devices, and \
+the settings in which a resumption may differ |
 | `history.jsonl` | one row a step: the loss of each task over the batch, and the task weights |
-| `validation.jsonl` | one row a validation: mean Dice of whole studies on the working grid, share of right grades |
+| `validation.jsonl` | one row a validation, means of whole studies on the working grid: Dice, average precision of \
+the boxes at IoU 0.1, share of right grades |
 | `curves.png`, `tensorboard/` | both as a picture and for `tensorboard --logdir` |
 | `checkpoint.pt` | the latest state; `mtmed3d train LIST -o {name} --resume` goes on from it |
 | `bundle/` | the finished model, for `mtmed3d analyze --model` and `mtmed3d evaluate --model` |
@@ -76,15 +88,37 @@ def check_folder(folder: Path, resume: bool) -> None:
         raise WrongUse("run-exists", text, "Give --resume to go on, or another folder to start anew.")
 
 
+def digest_of(case: Case) -> str:
+    """SHA-256 of what is given of a study: its files' content, wherever they lie, and what the list says of it."""
+    files = {**case.images, **({"label": case.label} if case.label else {})}
+    contents = {path: file_sha256(path) for path in {file.path for file in files.values()}}
+    boxes = None if case.boxes is None else [box_document(box) for box in case.boxes]
+    given = [{name: [contents[file.path], file.index] for name, file in files.items()}, case.convention, case.grade]
+    return sha256(json.dumps([*given, boxes], sort_keys=True).encode()).hexdigest()
+
+
 def describe(
-    listed: Listed, settings: TrainSettings, shapes: list[list[float]], refused: dict[str, str]
+    listed: Listed,
+    settings: TrainSettings,
+    shapes: list[list[float]],
+    refused: dict[str, str],
+    studies: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict[str, Any]:
-    """The content of ``config.json``."""
+    """The content of ``config.json``.
+
+    Args:
+        listed: what the run was asked to learn from.
+        settings: of the run.
+        shapes: of the anchors.
+        refused: reason by case.
+        studies: `digest_of` each case in its order, by what the case is used for; None where the list alone is known.
+    """
     return {
         "settings": settings.to_dict(),
         "list_sha256": listed.sha256,
         "cases": len(listed.cases),
         "refused": refused,
+        **({} if studies is None else {"studies": studies}),
         "anchor_shapes": shapes,
     }
 
@@ -101,11 +135,52 @@ def compare(folder: Path, config: dict[str, Any], kind: type[TrainSettings] = Ca
         WrongUse: ``run-differs``.
     """
     path = folder / CONFIG
-    earlier = json.loads(path.read_text(encoding="utf-8"))
+    earlier, now = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(config))
     earlier["settings"] = kind.from_dict(earlier["settings"]).to_dict()  # settings that came since, by default
-    for name in ("settings", "list_sha256", "anchor_shapes"):
-        if earlier[name] != json.loads(json.dumps(config[name])):
-            raise WrongUse("run-differs", f"{path} has another {name}.", "Resume with what the run began with.")
+    for name, value in now["settings"].items():
+        if name not in CHANGEABLE and earlier["settings"][name] != value:
+            _refuse(f"{path} has another setting {name}: {earlier['settings'][name]!r}, not {value!r}.")
+    if "studies" in earlier:
+        _compare_studies(path, earlier, now)
+    else:
+        _compare_lists(path, earlier, now)
+    if earlier["anchor_shapes"] != now["anchor_shapes"]:
+        _refuse(f"{path} has other anchor_shapes: {earlier['anchor_shapes']}, not {now['anchor_shapes']}.")
+
+
+def _compare_studies(path: Path, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """What each study holds, what it is used for, and the order in which patches are dealt from them."""
+    before, after = (
+        {case: (use, digest) for use, cases in config["studies"].items() for case, digest in cases.items()}
+        | dict.fromkeys(sorted(config["refused"]), ("refused", ""))
+        for config in (earlier, now)
+    )
+    differing = [case for case in {*before, *after} if before.get(case) != after.get(case)]
+    if differing:
+        why = now["refused"]
+        names = names_of(f"{case} (refused now: {why[case]})" if case in why else case for case in differing)
+        _refuse(f"{path} has other studies, or another use of them: {names}.")
+    if list(before) != list(after):
+        _refuse(f"{path} has the same studies in another order.")
+
+
+def _compare_lists(path: Path, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Of a list of images, or of a run by a version that kept no digests and drew from every case."""
+    if earlier["list_sha256"] != now["list_sha256"]:
+        _refuse(f"{path} has another list_sha256, and nothing else to tell the list by.")
+    differing = {*earlier["refused"]} ^ {*now["refused"]} | {*now.get("studies", {}).get(IDLE, ())}
+    if differing:
+        _refuse(f"{path} has other refused studies, or draws from some that train nothing: {names_of(differing)}.")
+
+
+def _refuse(text: str) -> NoReturn:
+    raise WrongUse("run-differs", text, "Resume with what the run began with, or start another run.")
+
+
+def names_of(cases: Iterable[str]) -> str:
+    """The first names, and how many more there are."""
+    names = sorted(cases)
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def write_description(folder: Path, config: dict[str, Any]) -> None:
@@ -123,8 +198,10 @@ def write_description(folder: Path, config: dict[str, Any]) -> None:
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def note_session(folder: Path, first_step: int, team: Team, device: torch.device) -> None:
-    """Add who goes on with the run, from which step, and with what."""
+def note_session(
+    folder: Path, first_step: int, team: Team, device: torch.device, settings: ListSettings | None = None
+) -> None:
+    """Add who goes on with the run, from which step, and with what; of the settings those that may have changed."""
     row = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "from_step": first_step,
@@ -139,6 +216,7 @@ def note_session(folder: Path, first_step: int, team: Team, device: torch.device
         "processes": team.size,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({platform.machine()})",
         "threads": torch.get_num_threads(),
+        "settings": {} if settings is None else {name: getattr(settings, name) for name in CHANGEABLE},
     }
     with (folder / SESSIONS).open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(row) + "\n")

@@ -28,7 +28,7 @@ class TrainSettings:
     """What every kind of training shares.
 
     Args:
-        tasks: some of the family's; one alone is a single-task variant.
+        tasks: some of the family's, each once; one alone is a single-task variant.
         network_family: one of `MTMed3DCore.networks.FAMILY_NAMES`.
         network_options: further arguments of the family's builder.
         feature_size: of the network.
@@ -36,7 +36,7 @@ class TrainSettings:
         patch: side of most training patches in voxels, a multiple of 32 and at least two strides of the family.
         wide_patch: side of the others, that of the windows in use, at least 64: norms over a window depend on how much
             it holds.
-        wide_share: share of the wide ones.
+        wide_share: share of the wide ones; where there are any, a case of which the grade alone is known has no others.
         batch: patches whose gradients are averaged for a step, over all processes.
         learning_rate: highest rate of AdamW, after `warm_up` steps; a cosine takes it to zero.
         weight_decay: of AdamW.
@@ -48,7 +48,7 @@ class TrainSettings:
         precision: ``"fp32"`` or ``"bf16"``.
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
         device: torch's name of it.
-        seed: of everything random.
+        seed: of everything random; 0 or more.
     """
 
     tasks: tuple[str, ...] = TASKS
@@ -76,7 +76,7 @@ class TrainSettings:
         object.__setattr__(self, "tasks", tuple(self.tasks))
         family = find_family(self.network_family)
         checks = {
-            "tasks": bool(self.tasks) and set(self.tasks) <= set(family.tasks),
+            "tasks": bool(self.tasks) and len({*self.tasks} & {*family.tasks}) == len(self.tasks),
             "spacing_mm": self.spacing_mm > 0,
             "patch": self.patch >= 2 * family.stride and self.patch % GRANULE == 0,
             "wide_patch": self.wide_patch >= max(self.patch, 2 * GRANULE) and self.wide_patch % GRANULE == 0,
@@ -88,11 +88,14 @@ class TrainSettings:
             "balancing": self.balancing in BALANCERS,
             "balance_every": self.balance_every >= 1,
             "precision": self.precision in PRECISIONS,
+            "seed": 0 <= self.seed < 2**63,
         }
+        remedies = {"tasks": f"Name some of {', '.join(family.tasks)}, each once.", "seed": "Give 0 or more."}
         for name, holds in checks.items():
             if not holds:
                 text = f"The training setting {name} cannot be {getattr(self, name)!r}."
-                raise WrongUse("training-setting", text, "See docs/training.md for what it may be.")
+                remedy = remedies.get(name, "See docs/training.md for what it may be.")
+                raise WrongUse("training-setting", text, remedy)
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -165,7 +168,7 @@ class ListSettings(TrainSettings):
         fold: left out of training and used for validation; None trains on every case.
         validate_every: steps between two validations; 0 for none before the end.
         save_every: steps between two checkpoints.
-        workers: processes that read and cut; 0 does it in the training process.
+        workers: processes that read and cut, as far as there are cores; 0 does it in the training process.
     """
 
     steps: int = 20_000
@@ -176,9 +179,10 @@ class ListSettings(TrainSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("steps", "save_every"):
-            if getattr(self, name) < 1:
-                raise WrongUse("training-setting", f"The training setting {name} must be at least 1.")
+        for name, least in (("steps", 1), ("save_every", 1), ("validate_every", 0), ("workers", 0)):
+            if (value := getattr(self, name)) < least:
+                text = f"The training setting {name} cannot be {value!r}."
+                raise WrongUse("training-setting", text, f"Give {least} or more.")
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import cast
+from typing import NoReturn, cast
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import AveragedModel
 
+from MTMed3DCore.errors import WrongUse
 from MTMed3DCore.networks import TaskNetwork, find_family
 from MTMed3DCore.networks.ownership import owner
 from MTMed3DCore.training.balancing import make_balancer, task_gradients
@@ -93,6 +95,9 @@ class Trainer:
 
         Returns:
             The loss of each task, averaged over the patches of the whole batch that have labels for it.
+
+        Raises:
+            WrongUse: ``training-diverged``, in every process alike; the weights and the optimiser are as they were.
         """
         settings = self.settings
         warm = min(1.0, (self.steps + 1) / max(1, settings.warm_up))
@@ -108,19 +113,28 @@ class Trainer:
                 losses, row = self._losses(self.parallel, patch)
                 (self.balance.total(losses) / len(patches)).backward()
             rows.append(row)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
+        told = self.team.rows(torch.stack(rows))
+        self._check("loss", ~told.isinf().any(0))
+        parameters = list(self.network.parameters())
+        norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        if not norm.isfinite():  # the gradients are averaged over the processes, so that all of them come to this norm
+            self._refuse("gradient", self._broken_parts())
+        clip_grads_with_norm_(parameters, settings.clip, norm)
         self.optimizer.step()
         self.average.update_parameters(self.network)
         self.steps += 1
-        return self._note(self.team.rows(torch.stack(rows)), balance_now and not self.balance.shared)
+        return self._note(told, balance_now and not self.balance.shared)
 
     def _losses(self, network: nn.Module, patch: Batch) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """A patch's losses with their graph, and their values (tasks,), NaN for a task without a label."""
+        """A patch's losses with their graph, and their values (tasks,).
+
+        Among the values NaN stands for a task without a label, and only for that: a loss that is none is infinite.
+        """
         image, target = patch.batch.to(self.device), patch.target.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
             output = network(image)
         losses = self.loss(image, output, target)
-        values = [losses[t].detach().float() if target.knows(t) else _unknown(image) for t in self.settings.trained]
+        values = [_value(losses[t]) if target.knows(t) else _unknown(image) for t in self.settings.trained]
         return losses, torch.stack(values)
 
     def _averaging_gradients(self, last: bool) -> AbstractContextManager[None]:
@@ -141,13 +155,15 @@ class Trainer:
         for patch in patches:
             losses, row = self._losses(self.network, patch)
             known = ~row.isnan()
-            values += row.nan_to_num()
+            values += torch.where(known, row, 0.0)
             counts += known
             for index, task in enumerate(tasks):
                 if known[index]:
                     gradients[index] += task_gradients({task: losses[task]}, shared)[task]
         for sums in (gradients, values, counts):
             self.team.total(sums)
+        self._check("loss", values.isfinite())
+        self._check("gradient", gradients.isfinite().all(1))
         number = counts.clamp(min=1)
         means = dict(zip(tasks, values / number, strict=True))
         self.balance.update(means, dict(zip(tasks, gradients / number[:, None], strict=True)), (counts > 0).tolist())
@@ -163,6 +179,29 @@ class Trainer:
             self.balance.update(means, {}, known)
         return {task: float(means[task]) for task, here in zip(tasks, known, strict=True) if here}
 
+    def _check(self, what: str, finite: torch.Tensor) -> None:
+        """Refuse to go on unless every task is `finite` (tasks,), which all processes hold alike."""
+        broken = [task for task, fine in zip(self.settings.trained, finite.tolist(), strict=True) if not fine]
+        if broken:
+            self._refuse(what, broken)
+
+    def _broken_parts(self) -> list[str]:
+        """The tasks whose own decoders have a gradient that is not finite; without one, what they share."""
+        gradients = {name: p.grad for name, p in self.network.named_parameters() if p.grad is not None}
+        broken = {owner(name, self.settings.tasks) for name, each in gradients.items() if not each.isfinite().all()}
+        return [task for task in self.settings.tasks if task in broken] or ["what the tasks share"]
+
+    def _refuse(self, what: str, whose: Iterable[str]) -> NoReturn:
+        settings = self.settings
+        text = f"Training has diverged: at step {self.steps + 1} the {what} of {', '.join(whose)} is not finite."
+        other = " or with --precision fp32" if settings.precision != "fp32" else ""
+        raise WrongUse(
+            "training-diverged",
+            text,
+            f"Train anew with a --learning-rate below {settings.learning_rate:g}{other}. What the run saved last is "
+            "untouched: with the settings as they are, --resume goes on from there.",
+        )
+
     @property
     def averaged_network(self) -> TaskNetwork:
         """The network with the running mean of its weights."""
@@ -175,6 +214,10 @@ def _hold_others(network: TaskNetwork, settings: TrainSettings) -> None:
         return
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(owner(name, settings.tasks) in settings.trained)
+
+
+def _value(loss: torch.Tensor) -> torch.Tensor:
+    return loss.detach().float().nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
 
 def _unknown(like: torch.Tensor) -> torch.Tensor:

@@ -7,9 +7,11 @@ the same kernels as always.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from MTMed3DCore.bundles import find_bundle
 from MTMed3DCore.errors import Cancelled
-from MTMed3DCore.inference import analyze, compiled, run_network
+from MTMed3DCore.inference import analyze, compiled, computing, run_network
 from MTMed3DCore.inference.compiled import compile_passes, even_batch
 from MTMed3DCore.synthetic import make_study
 from MTMed3DCore.training.calibration import as_prepared
@@ -33,6 +35,7 @@ def afresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Nothing compiled before, and a cache folder of the test's own."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
+    monkeypatch.setattr(compiled, "SLOW_ON", ())
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
@@ -88,6 +91,68 @@ def test_a_network_that_cannot_be_compiled_is_used_as_it_is_and_a_notice_says_so
     assert "with the same result" in notice.text
     assert np.array_equal(findings.labels, plain.labels)
     assert "encode" not in vars(network)
+
+
+def warned(network: BrightTumourNetwork, **options: Any) -> list[str]:
+    """What the findings of a study that was to be compiled warn of."""
+    findings = analyze(study(), bundle(), device="cpu", network=network, compiled=True, **options)
+    return [each.code for each in findings.warnings]
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The networks that are compiled from now on."""
+    seen: list[Any] = []
+    monkeypatch.setattr(compiled, "compile_passes", lambda *each: (seen.append(each[0]), compile_passes(*each)))
+    return seen
+
+
+def test_a_compilation_that_failed_is_not_tried_again_and_every_study_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, tried = Opaque(), counted(monkeypatch)
+    assert ["not-compiled" in warned(network) for _ in range(3)] == [True] * 3
+    assert tried == [network]
+
+
+def test_nothing_of_a_failed_run_is_held_while_the_next_one_computes() -> None:
+    handled = []
+
+    class Watched(Opaque):
+        def segment(self, x: torch.Tensor, features: list[torch.Tensor]) -> torch.Tensor:
+            handled.append(sys.exc_info()[1])
+            return super().segment(x, features)
+
+    assert "not-compiled" in warned(Watched())
+    assert set(handled) == {None}
+
+
+def test_a_recorded_pass_too_large_for_memory_is_forgotten_before_anything_else_is_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reset, run, forgotten = torch._dynamo.reset, computing.run_network, []
+
+    def short(network: Any, *rest: Any, **more: Any) -> Any:
+        if "encode" in vars(network):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        assert forgotten, "what torch has compiled holds the memory"
+        return run(network, *rest, **more)
+
+    monkeypatch.setattr(computing, "run_network", short)
+    monkeypatch.setattr(torch._dynamo, "reset", lambda: (forgotten.append(True), reset()))
+    network, tried = BrightTumourNetwork(), counted(monkeypatch)
+    for _ in range(2):
+        codes = warned(network)
+        assert "not-compiled" in codes
+        assert not [code for code in codes if code.startswith("memory")], "the passes as they are had memory enough"
+    assert len(tried) == 1
+
+
+def test_on_a_cpu_the_network_is_used_as_it_is_and_the_notice_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "SLOW_ON", ("cpu",))
+    network, tried = BrightTumourNetwork(), counted(monkeypatch)
+    findings = analyze(study(), bundle(), device="cpu", network=network, compiled=True)
+    (notice,) = [each for each in findings.warnings if each.code == "not-compiled"]
+    assert "cpu" in notice.text
+    assert "on a GPU" in notice.text
+    assert not tried
 
 
 @pytest.mark.parametrize("named", [True, False])

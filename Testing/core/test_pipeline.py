@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +18,8 @@ from MTMed3DCore.bundles import Bundle
 from MTMed3DCore.errors import Cancelled, OutOfResources, WrongUse
 from MTMed3DCore.findings import Findings
 from MTMed3DCore.geometry import Grid
-from MTMed3DCore.inference import InferenceSettings, analyze, choose_device, choose_precision
+from MTMed3DCore.inference import InferenceSettings, analyze, choose_device, choose_precision, run_network
+from MTMed3DCore.inference.devices import full_fp32
 from MTMed3DCore.notice import Notice
 from MTMed3DCore.sequences import SEQUENCES
 
@@ -151,6 +155,78 @@ def test_the_cpu_computes_in_fp32_unless_told_otherwise() -> None:
         choose_precision("fp16", torch.device("cpu"))
 
 
+@pytest.mark.parametrize(
+    ("capability", "hip", "precision"), [((7, 5), None, "fp32"), ((8, 0), None, "bf16"), ((9, 0), "6.4", "bf16")]
+)
+def test_a_gpu_computes_in_bf16_where_it_has_instructions_for_it(
+    capability: tuple[int, int], hip: str | None, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = {torch.device("cuda:1"): capability}
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *each: True)  # as torch says where it emulates
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: others[device])
+    monkeypatch.setattr(torch.version, "hip", hip)
+    assert choose_precision("auto", torch.device("cuda:1")) == precision
+
+
+CUDNN: Any = torch.backends.cudnn
+
+
+def tf32() -> tuple[Any, ...]:
+    """What torch is set to for convolutions on CUDA; of a name that it refuses to read, that."""
+    try:
+        allowed = CUDNN.allow_tf32
+    except RuntimeError:
+        allowed = "mixed"
+    return allowed, CUDNN.conv.fp32_precision, CUDNN.rnn.fp32_precision if hasattr(CUDNN, "rnn") else None
+
+
+@pytest.fixture
+def as_it_comes() -> Iterator[None]:
+    """Torch's settings of precision are as torch sets them, before and after."""
+    yield
+    torch.backends.fp32_precision = "none"
+    CUDNN.allow_tf32 = True
+
+
+SETTINGS_OF_TF32: dict[str, Callable[[], None]] = {
+    "as it comes": lambda: None,
+    "off": lambda: setattr(CUDNN, "allow_tf32", False),
+    "newer name": lambda: setattr(CUDNN.conv, "fp32_precision", "ieee"),
+    "on for all of torch": lambda: setattr(torch.backends, "fp32_precision", "tf32"),
+}
+
+
+@pytest.mark.usefixtures("as_it_comes")
+@pytest.mark.parametrize("setting", list(SETTINGS_OF_TF32))
+def test_fp32_on_a_gpu_is_fp32_whatever_torch_is_set_to_and_the_setting_comes_back(setting: str) -> None:
+    SETTINGS_OF_TF32[setting]()
+    before = tf32()
+    with suppress(Cancelled), full_fp32(torch.device("cuda"), "fp32"):
+        assert CUDNN.conv.fp32_precision == "ieee"
+        raise Cancelled
+    assert tf32() == before
+    for device, precision in (("cuda", "bf16"), ("cpu", "fp32")):
+        with full_fp32(torch.device(device), precision):
+            assert tf32() == before
+
+
+@pytest.mark.usefixtures("as_it_comes")
+def test_every_way_to_run_on_a_gpu_is_exact_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, seen = run_network, []
+
+    def full(network: Any, prepared: Any, settings: Any, device: torch.device, *rest: Any, **way: Any) -> Any:
+        seen.append((device.type, CUDNN.conv.fp32_precision, CUDNN.allow_tf32))
+        if device.type == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return run(network, prepared, settings, device, *rest, **way)
+
+    monkeypatch.setattr("MTMed3DCore.inference.computing.run_network", full)
+    monkeypatch.setattr("MTMed3DCore.inference.pipeline.choose_device", lambda name: torch.device("cuda"))
+    findings = analyze(study(), bundle(replace(SETTINGS, window=96)), precision="fp32")
+    assert findings.software["device"] == "cpu"
+    assert seen == [("cuda", "ieee", False)] * 4 + [("cpu", "tf32", True)]
+
+
 class CutNetwork(BrightTumourNetwork):
     """Its levels may be cut into windows; remembers the sizes of what it encoded."""
 
@@ -201,8 +277,10 @@ def test_the_quick_mode_encodes_the_brain_once_and_finds_the_same_tumour() -> No
 def test_a_brain_too_large_for_one_pass_is_analysed_window_by_window(monkeypatch) -> None:
     monkeypatch.setattr("MTMed3DCore.inference.measured.memory_at_hand", lambda device: 1e6)
     network = CutNetwork()
-    assert quickly(network).labels.any()
+    findings = quickly(network)
+    assert findings.labels.any()
     assert max(max(shape) for shape in network.encoded) == 64
+    assert "memory-not-whole" in [notice.code for notice in findings.warnings], "the mode says quick, and was not"
 
 
 @pytest.mark.usefixtures("little_memory")

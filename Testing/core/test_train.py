@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -16,11 +19,15 @@ from safetensors.torch import load_file
 from MTMed3DCore import cli
 from MTMed3DCore.bundles import read_bundle
 from MTMed3DCore.datalist import DataList
-from MTMed3DCore.errors import InputRefused, WrongUse
+from MTMed3DCore.errors import Cancelled, InputRefused, WrongUse
+from MTMed3DCore.preparation import prepare
 from MTMed3DCore.synthetic import make_study
+from MTMed3DCore.training import examples
+from MTMed3DCore.training.distributed import Team
 from MTMed3DCore.training.examples import ExampleCache, labels_on_grid, prepare_case
-from MTMed3DCore.training.feeding import CasePatches
+from MTMed3DCore.training.feeding import CasePatches, loader_from
 from MTMed3DCore.training.run import train
+from MTMed3DCore.training.run_folder import compare
 from MTMed3DCore.training.settings import CaseSettings
 from Testing.training_runs import SMALL, four_studies, kill_at_random
 
@@ -97,10 +104,112 @@ def test_a_folder_with_a_run_needs_resume_and_the_same_settings(
 ) -> None:
     with pytest.raises(WrongUse, match="not empty"):
         train(listed, finished, SMALL, cache=cache)
-    with pytest.raises(WrongUse, match="another settings"):
+    with pytest.raises(WrongUse, match=r"another setting learning_rate: 0\.0004, not 1\.0"):
         train(listed, finished, replace(SMALL, learning_rate=1.0), cache=cache, resume=True)
     with pytest.raises(WrongUse, match="no run to resume"):
         train(listed, tmp_path / "none", SMALL, cache=cache, resume=True)
+
+
+@pytest.fixture
+def moved(listed: DataList, tmp_path: Path) -> Path:
+    """The same studies at another place, with a list that was made at another time."""
+    studies = listed.cases[0].images["t1"].path.parents[2]
+    path = shutil.copytree(studies, tmp_path / "moved") / "list.json"
+    path.write_text(path.read_text().replace('"created": "2', '"created": "1'))
+    return path
+
+
+def test_a_list_made_again_from_the_same_studies_resumes_wherever_they_lie(
+    finished: Path, listed: DataList, moved: Path, tmp_path: Path
+) -> None:
+    again = DataList.read(moved)
+    assert again.sha256 != listed.sha256
+    train(again, shutil.copytree(finished, tmp_path / "whole"), SMALL, resume=True)
+
+
+def test_changed_damaged_and_otherwise_used_studies_do_not_resume_and_are_named(
+    finished: Path, moved: Path, tmp_path: Path
+) -> None:
+    again = DataList.read(moved)
+    first, second, *others = again.cases
+    folder, cache = shutil.copytree(finished, tmp_path / "whole"), tmp_path / "cache"
+    swapped = again.with_cases((replace(first, fold=1 - first.fold), second, *others))
+    with pytest.raises(WrongUse, match=rf"another use of them: {first.id}\."):
+        train(swapped, folder, SMALL, cache=cache, resume=True)
+    with pytest.raises(WrongUse, match="in another order"):
+        train(again.with_cases(again.cases[::-1]), folder, SMALL, cache=cache, resume=True)
+    file = first.images["t2"].path
+    volume = nibabel.load(file)
+    array = np.asarray(volume.dataobj).copy()
+    array[array > 0] *= 2  # what normalisation would hide, and the file's time or size may as well
+    nibabel.save(nibabel.Nifti1Image(array, volume.affine), file)
+    second.images["t2"].path.write_bytes(second.images["t2"].path.read_bytes()[:900])
+    with pytest.raises(WrongUse, match=rf"{first.id}, {second.id} \(refused now: .*\)\."):
+        train(again, folder, SMALL, cache=cache, resume=True)
+
+
+def test_a_run_of_an_earlier_version_resumes_with_the_very_list_that_it_began_with(
+    finished: Path, tmp_path: Path
+) -> None:
+    now = json.loads((finished / "config.json").read_text())
+    earlier = {name: value for name, value in now.items() if name != "studies"}
+    (tmp_path / "config.json").write_text(json.dumps(earlier))
+    compare(tmp_path, now)
+    with pytest.raises(WrongUse, match="another list_sha256"):
+        compare(tmp_path, now | {"list_sha256": "0"})
+    with pytest.raises(WrongUse, match=r"other refused studies.*: a\."):
+        compare(tmp_path, now | {"refused": {"a": "no such file"}})
+    with pytest.raises(WrongUse, match=r"draws from some that train nothing: b\."):
+        compare(tmp_path, now | {"studies": {**now["studies"], "trains_nothing": {"b": "0"}}})
+
+
+def test_a_resumed_run_may_change_what_does_not_change_its_weights_and_notes_it(
+    finished: Path, listed: DataList, cache: Path, tmp_path: Path
+) -> None:
+    def stop(stage: str, fraction: float, text: str) -> None:
+        if stage == "train" and fraction >= 0.5:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        train(listed, tmp_path / "run", SMALL, cache=cache, progress=stop)
+    otherwise = replace(SMALL, workers=1, save_every=1, validate_every=1)
+    train(listed, tmp_path / "run", otherwise, cache=cache, resume=True)
+    expected, resumed = weights(finished), weights(tmp_path / "run")
+    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+    _, second = [json.loads(row) for row in (tmp_path / "run" / "sessions.jsonl").read_text().splitlines()]
+    assert second["settings"] == {"device": "cpu", "workers": 1, "save_every": 1, "validate_every": 1}
+    config = json.loads((finished / "config.json").read_text())
+    compare(finished, config | {"settings": replace(SMALL, device="cuda:1").to_dict()})
+    with pytest.raises(WrongUse, match="another setting precision"):
+        compare(finished, config | {"settings": replace(SMALL, precision="bf16").to_dict()})
+
+
+def test_a_study_is_prepared_once_a_run_however_often_it_is_validated(
+    listed: DataList, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = []
+    monkeypatch.setattr(examples, "prepare", lambda study, **how: prepared.append(study) or prepare(study, **how))
+    train(listed, tmp_path / "run", replace(SMALL, tasks=("detection",), steps=2, validate_every=1))
+    assert len(prepared) == len(listed.cases)
+    rows = [json.loads(row) for row in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
+    assert [set(row) for row in rows] == [{"step", "boxes_ap10"}] * 2
+
+
+def test_no_more_processes_cut_patches_than_there_are_cores_and_they_cut_the_same(
+    listed: DataList, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    many, none = (
+        CasePatches(listed.cases, ExampleCache(cache, SMALL.spacing_mm), replace(SMALL, steps=2, workers=number))
+        for number in (2, 0)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loader = loader_from(many, 0, Team())
+        assert loader.num_workers == 1
+        cut = list(loader)
+    assert loader_from(none, 0, Team()).num_workers == 0
+    assert all(torch.equal(each.image, none[number].image) for number, each in enumerate(cut))
 
 
 def test_a_damaged_checkpoint_is_refused(finished: Path, listed: DataList, cache: Path, tmp_path: Path) -> None:
@@ -172,3 +281,5 @@ def test_the_command_takes_options_before_the_file_and_resumes_with_its_own_sett
     assert cli.main([*arguments]) == 2
     assert cli.main(["train", str(path), "-o", str(tmp_path / "x"), "--patch", "50", "--device", "cpu"]) == 2
     assert "patch cannot be 50" in capsys.readouterr().err
+    assert cli.main(["train", str(path), "-o", str(tmp_path / "x"), "--seed", "-1", "--device", "cpu"]) == 2
+    assert "seed cannot be -1" in capsys.readouterr().err

@@ -6,18 +6,28 @@ import json
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from monai.networks.nets import SwinUNETR
 from torch import nn
 
-from MTMed3DCore.errors import ModelRefused
+from MTMed3DCore import cli
+from MTMed3DCore.errors import InputRefused, ModelRefused, WrongUse
+from MTMed3DCore.geometry import VoxelBox
+from MTMed3DCore.inference import InferenceSettings
 from MTMed3DCore.networks.swin import PUBLISHED_OFFSETS, PublishedPatchMerging, build_encoder
+from MTMed3DCore.training import validation
+from MTMed3DCore.training.curves import draw_curves
+from MTMed3DCore.training.examples import Example, ExampleCache
+from MTMed3DCore.training.feeding import CasePatches, trains
 from MTMed3DCore.training.losses import Target
 from MTMed3DCore.training.patches import Patch
 from MTMed3DCore.training.run import train
-from MTMed3DCore.training.settings import TrainSettings
+from MTMed3DCore.training.settings import CaseSettings, TrainSettings
 from MTMed3DCore.training.trainer import Trainer
 from MTMed3DCore.training.warm_start import start_encoder
 from Testing.training_runs import SMALL, four_studies
@@ -195,3 +205,81 @@ def test_a_few_steps_on_one_patch_lower_the_loss_of_every_task():
     assert told[-1]["segmentation"] < 0.95 * told[0]["segmentation"]
     assert told[-1]["detection"] < 0.9 * told[0]["detection"]
     assert told[-1]["grading"] < told[0]["grading"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "reason"),
+    [
+        ({"seed": -1}, r"seed cannot be -1\. Give 0 or more"),
+        ({"workers": -1}, r"workers cannot be -1\. Give 0 or more"),
+        ({"validate_every": -2}, r"validate_every cannot be -2\. Give 0 or more"),
+        ({"save_every": 0}, r"save_every cannot be 0\. Give 1 or more"),
+        ({"tasks": ("grading", "grading")}, r"tasks cannot be \('grading', 'grading'\)\. Name .* each once"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_with_what_they_may_be(chosen, reason):
+    with pytest.raises(WrongUse, match=reason):
+        CaseSettings(**chosen)
+
+
+def test_the_help_names_every_device_that_a_run_takes_by_itself(capsys):
+    assert cli.main(["train", "--help"]) == 0
+    assert "cuda where there is one, else mps, else cpu" in " ".join(capsys.readouterr().out.split())
+
+
+def test_validation_tells_the_precision_of_the_boxes_where_lesions_are_known(monkeypatch):
+    lesions = [VoxelBox((2, 2, 2), (8, 8, 8)), VoxelBox((10, 10, 10), (14, 14, 14))]
+    network = SimpleNamespace(tasks=("detection",))
+
+    def measured(found: list[VoxelBox], truth: list[VoxelBox] | None) -> dict[str, float]:
+        boxes = np.array([box.to_list() for box in found], np.float32).reshape(-1, 6)
+        raw = SimpleNamespace(boxes=boxes, scores=np.linspace(0.9, 0.5, len(found), dtype=np.float32))
+        monkeypatch.setattr(validation, "run_network", lambda *given: raw)
+        example = Example(torch.zeros(4, 16, 16, 16), None, truth, None)
+        return validation.measure_study(network, example, InferenceSettings(), torch.device("cpu"))
+
+    assert measured(lesions, lesions) == {"boxes_ap10": pytest.approx(1.0)}
+    assert 0.4 < measured(lesions[:1], lesions)["boxes_ap10"] < 0.6
+    assert measured([], lesions) == {"boxes_ap10": 0.0}
+    assert measured(lesions, []) == measured(lesions, None) == {}
+
+
+def test_a_point_at_either_end_of_the_validation_lies_inside_its_panel(tmp_path, monkeypatch):
+    (tmp_path / "rows").write_text('{"step": 1, "boxes_ap10": 1.0}\n')
+    drawn = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *given, **how: drawn.append(self) or save(self, *given, **how))
+    draw_curves(tmp_path / "none", tmp_path / "rows", ["detection"], tmp_path / "curves.png")
+    low, high = drawn[0].axes[2].get_ylim()
+    assert low < 0
+    assert high > 1
+
+
+def test_a_case_that_is_only_graded_trains_from_patches_that_hold_its_brain_or_is_left_out(tmp_path):
+    """At 1.6 mm these brains are wider than 64 voxels, and hardly than 96."""
+    listed = four_studies(tmp_path / "studies")
+    graded, whole = replace(listed.cases[0], label=None, boxes=None), listed.cases[1]
+    narrow = replace(SMALL, spacing_mm=1.6, steps=2, fold=None)
+    wide = replace(narrow, wide_patch=96, wide_share=0.1)
+    cache = ExampleCache(tmp_path / "cache", 1.6)
+    assert not trains(graded, cache, narrow)
+    assert not trains(replace(graded, grade=None), cache, wide)
+    assert trains(replace(graded, label=whole.label), cache, narrow)
+    assert trains(graded, cache, wide)
+    patches = CasePatches([graded], cache, wide)
+    assert all(patches[number].target.grade is not None for number in range(len(patches)))
+    told = []
+    folder = tmp_path / "run"
+    with_both = listed.with_cases((graded, whole))
+    train(with_both, folder, narrow, cache=cache.folder, progress=lambda stage, share, text: told.append(text))
+    assert f"1 of 2 training studies train nothing: {graded.id}" in told
+    studies = json.loads((folder / "config.json").read_text())["studies"]
+    assert {use: list(cases) for use, cases in studies.items()} == {
+        "training": [whole.id],
+        "validation": [],
+        "trains_nothing": [graded.id],
+    }
+    rows = [json.loads(row) for row in (folder / "history.jsonl").read_text().splitlines()]
+    assert all("segmentation" in row for row in rows)
+    with pytest.raises(InputRefused, match="truth for grading"):
+        train(listed.with_cases((graded,)), tmp_path / "none", replace(narrow, tasks=("grading",)), cache=cache.folder)

@@ -1,13 +1,18 @@
-"""Anchors, losses and GradNorm against numbers worked out by hand."""
+"""Anchors, losses and GradNorm against numbers worked out by hand; a run that diverges."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from MTMed3DCore import cli
+from MTMed3DCore.errors import WrongUse
 from MTMed3DCore.geometry import Grid, VoxelBox
 from MTMed3DCore.inference import InferenceSettings
 from MTMed3DCore.inference.windows import RawResult
@@ -16,8 +21,15 @@ from MTMed3DCore.preparation import PreparedStudy
 from MTMed3DCore.training.anchors import LevelAnchors, fit_anchor_shapes, flatten_maps, mean_best_iou
 from MTMed3DCore.training.balancing import GradNorm, task_gradients
 from MTMed3DCore.training.calibration import Outcome, calibrated, lesion_f1
+from MTMed3DCore.training.distributed import Team
+from MTMed3DCore.training.feeding import CasePatches
 from MTMed3DCore.training.losses import DetectionLoss, GradingLoss, MultiTaskLoss, SegmentationLoss, Target
+from MTMed3DCore.training.patches import Patch
 from MTMed3DCore.training.precision import guard_small_convolutions
+from MTMed3DCore.training.trainer import Trainer
+from Testing.core.test_distributed import torchrun
+from Testing.core.test_train_options import ANCHORS, SETTINGS, made_patch
+from Testing.training_runs import SMALL, four_studies, with_sources
 
 
 def test_anchors_fitted_to_boxes_of_three_sizes_cover_them():
@@ -253,3 +265,107 @@ def test_lesion_f1_pools_hits_misses_and_false_lesions_over_studies():
     assert lesion_f1(settings, [found]) == pytest.approx(2 * 1 / (2 + 1))
     assert lesion_f1(settings, [found, missed]) == pytest.approx(2 * 1 / (2 + 2))
     assert lesion_f1(settings, []) == 1.0
+
+
+class Spoiled(torch.nn.Module):
+    """A loss of which one task is multiplied, or given a term that is zero with an endless slope."""
+
+    def __init__(self, loss: torch.nn.Module, task: str, factor: float) -> None:
+        super().__init__()
+        self.loss, self.task, self.factor = loss, task, factor
+
+    def forward(self, *given: object) -> dict[str, torch.Tensor]:
+        losses = self.loss(*given)
+        own = losses[self.task]
+        return {**losses, self.task: own + (0.0 * own).sqrt() if self.factor == 1 else own * self.factor}
+
+
+def everything_of(trainer: Trainer) -> dict[str, dict]:
+    """All that a checkpoint holds of a trainer but its random numbers."""
+    moments = {str(number): state for number, state in trainer.optimizer.state_dict()["state"].items()}
+    balance = dict(trainer.balance.state_dict())
+    parts = {"network": trainer.network.state_dict(), "average": trainer.average.state_dict()}
+    return deepcopy({**parts, "moments": moments, "balance": balance, "steps": {"all": torch.tensor(trainer.steps)}})
+
+
+@pytest.mark.parametrize(
+    ("balancing", "precision", "task", "factor", "text"),
+    [
+        ("fixed", "fp32", "detection", np.nan, "at step 2 the loss of detection is not finite"),
+        ("uncertainty", "bf16", "segmentation", np.inf, "at step 2 the loss of segmentation is not finite"),
+        ("mgda", "bf16", "grading", -np.inf, "at step 2 the loss of grading is not finite"),
+        ("fixed", "fp32", "detection", 1, "at step 2 the gradient of detection is not finite"),
+        ("gradnorm", "fp32", "grading", 1, "at step 2 the gradient of grading is not finite"),
+    ],
+)
+def test_a_step_with_a_loss_or_a_gradient_that_is_not_finite_is_refused_and_moves_nothing(
+    balancing, precision, task, factor, text
+):
+    trainer = Trainer(replace(SETTINGS, balancing=balancing, precision=precision), ANCHORS)
+    trainer.step([made_patch()], 0.0)
+    before, whole = everything_of(trainer), trainer.loss
+    trainer.loss = Spoiled(whole, task, factor)
+    with pytest.raises(WrongUse, match=text) as refused:
+        trainer.step([made_patch(), made_patch(known=("grading",))], 0.0)
+    assert refused.value.code == "training-diverged"
+    assert "--learning-rate below 0.0004" in refused.value.remedy
+    assert ("--precision fp32" in refused.value.remedy) == (precision == "bf16")
+    torch.testing.assert_close(everything_of(trainer), before, rtol=0, atol=0)
+    trainer.loss = whole
+    assert set(trainer.step([made_patch(known=("grading",))], 0.0)) == {"grading"}  # no label is no divergence
+
+
+def test_a_run_that_diverges_keeps_its_last_good_checkpoint_and_can_go_on_from_it(tmp_path, monkeypatch, capsys):
+    """A checkpoint is due at each of two steps, and the patch of the second holds no numbers."""
+    four_studies(tmp_path / "studies")
+    (tmp_path / "settings.json").write_text(json.dumps(replace(SMALL, steps=2, save_every=1, fold=None).to_dict()))
+    folder = tmp_path / "run"
+    command = ["train", tmp_path / "studies" / "list.json", "--settings", tmp_path / "settings.json", "-o", folder]
+    real = CasePatches.__getitem__
+
+    def spoiled(patches: CasePatches, number: int) -> Patch:
+        patch = real(patches, number)
+        return replace(patch, image=patch.image * torch.nan) if number == 1 else patch
+
+    with monkeypatch.context() as patched:
+        patched.setattr(CasePatches, "__getitem__", spoiled)
+        assert cli.main([*map(str, command), "--quiet"]) == WrongUse.exit_code == 2
+    said = capsys.readouterr().err
+    assert "at step 2 the loss of segmentation, detection" in said
+    assert "Train anew with a --learning-rate below 0.0004" in said
+    kept = torch.load(folder / "checkpoint.pt", weights_only=True)
+    assert kept["steps"] == 1
+    assert all(tensor.isfinite().all() for tensor in kept["network"].values())
+    assert len((folder / "history.jsonl").read_text().splitlines()) == 1
+    assert not (folder / "bundle").exists()
+    assert cli.main([*map(str, command), "--resume", "--quiet"]) == 0
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["steps"] == 2
+
+
+RANKS = """
+import sys
+from pathlib import Path
+from MTMed3DCore.training.distributed import join_team
+from Testing.core.test_training import told_of_divergence
+with join_team("cpu") as team:
+    for balancing in ("fixed", "mgda"):
+        (Path(sys.argv[1]) / f"{balancing}-{team.rank}").write_text(told_of_divergence(balancing, team))
+"""
+
+
+def told_of_divergence(balancing: str, team: Team) -> str:
+    """What this process says of a batch whose second patch, the other process's, holds no numbers."""
+    trainer = Trainer(replace(SETTINGS, balancing=balancing), ANCHORS, team)
+    before, patch = everything_of(trainer), made_patch(known=("detection",))
+    batch = [made_patch(), Patch(patch.image * torch.nan, patch.target)]
+    with pytest.raises(WrongUse) as refused:
+        trainer.step(list(team.share(batch)), 0.0)
+    torch.testing.assert_close(everything_of(trainer), before, rtol=0, atol=0)
+    return refused.value.text
+
+
+def test_what_diverges_in_one_of_two_processes_is_refused_by_both_with_the_same_words(tmp_path):
+    (tmp_path / "ranks.py").write_text(RANKS)
+    subprocess.run(torchrun(tmp_path / "ranks.py", tmp_path), check=True, env=with_sources(), timeout=300)
+    said = {(tmp_path / f"{balancing}-{rank}").read_text() for balancing in ("fixed", "mgda") for rank in (0, 1)}
+    assert said == {"Training has diverged: at step 1 the loss of detection is not finite."}

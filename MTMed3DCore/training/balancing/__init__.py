@@ -3,7 +3,7 @@
 from MTMed3DCore.training.balancing.balancer import Balancer, task_gradients
 from MTMed3DCore.training.balancing.choice import BALANCERS, make_balancer
 from MTMed3DCore.training.balancing.fixed import FixedWeights
-from MTMed3DCore.training.balancing.gradnorm import GradNorm
+from MTMed3DCore.training.balancing.gradnorm import GradNorm, gradnorm_loss
 from MTMed3DCore.training.balancing.mgda import MGDA, min_norm_weights
 from MTMed3DCore.training.balancing.uncertainty import UncertaintyWeights
 
@@ -14,6 +14,7 @@ __all__ = [
     "FixedWeights",
     "GradNorm",
     "UncertaintyWeights",
+    "gradnorm_loss",
     "make_balancer",
     "min_norm_weights",
     "task_gradients",

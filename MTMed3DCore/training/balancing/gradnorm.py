@@ -8,21 +8,38 @@ weights is exact. Nothing of it flows into the network.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 
 import torch
 from torch import nn
 
 from MTMed3DCore.training.balancing.balancer import Gradients, Losses, weighted_sum
+from MTMed3DCore.training.balancing.per_task import PerTask
 
 SMALLEST_WEIGHT = 1e-3
+
+
+def gradnorm_loss(weights: torch.Tensor, norms: torch.Tensor, ratios: torch.Tensor, alpha: float) -> torch.Tensor:
+    """What GradNorm lets the weights descend: sum over the tasks of ``|G - mean(G) r ** alpha|`` (eq. 2).
+
+    Args:
+        weights: (T,), w.
+        norms: (T,), lengths of the gradients of the unweighted losses; ``G = w * norms``.
+        ratios: (T,), each loss by its initial one; ``r`` is that by its mean over the tasks, small where a task trains
+            quickly.
+        alpha: strength of the pull towards equal training rates.
+
+    Returns:
+        A scalar with a graph to the weights; to it the targets ``mean(G) r ** alpha`` are constants.
+    """
+    weighted = weights * norms
+    targets = weighted.detach().mean() * (ratios / ratios.mean()) ** alpha
+    return (weighted - targets).abs().sum()
 
 
 class GradNorm(nn.Module):
     """Weights of the tasks, updated from the norms of each task's gradient on one shared parameter.
 
-    The initial losses and the weights belong to the whole run: both are buffers or parameters, so a checkpoint of this
-    module holds them.
+    The initial losses and the weights belong to the whole run: a checkpoint of this module holds both.
 
     Args:
         tasks: names of the tasks.
@@ -42,10 +59,14 @@ class GradNorm(nn.Module):
         self.tasks = tuple(tasks)
         self.alpha = alpha
         self.warm_up = warm_up
-        self.weights = nn.Parameter(torch.ones(len(self.tasks)))
+        self.entries = PerTask(len(self.tasks), 1.0, learning_rate)
         self.register_buffer("initial", torch.zeros(len(self.tasks)))
         self.register_buffer("seen", torch.zeros(len(self.tasks)))
-        self.optimizer = torch.optim.Adam([self.weights], lr=learning_rate)
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """Of the tasks (T,)."""
+        return self.entries.values()
 
     def total(self, losses: Losses) -> torch.Tensor:
         """The weighted sum of the losses; the weights are constants to it."""
@@ -69,28 +90,16 @@ class GradNorm(nn.Module):
         Args:
             losses: each task's loss.
             gradients: of the losses on the last layer that all tasks share.
-            present: which tasks have labels in this batch; the others keep their weight.
+            present: which tasks have labels in this batch; the others keep their weight, and these the sum of theirs.
         """
         there = [i for i, here in enumerate(present) if here]
         if len(there) < 2 or bool((self.seen[there] < self.warm_up).any()):
             return
         values = torch.stack([losses[self.tasks[i]].detach().float() for i in there])
         norms = torch.stack([gradients[self.tasks[i]].norm().float() for i in there])
-        rate = values / self.initial[there].clamp(min=1e-8)
-        weighted = self.weights[there] * norms
-        target = (weighted.mean() * (rate / rate.mean()) ** self.alpha).detach()
-        self.optimizer.zero_grad()
-        (gradient,) = torch.autograd.grad((weighted - target).abs().sum(), self.weights)
-        self.weights.grad = gradient
-        self.optimizer.step()
-        with torch.no_grad():
-            self.weights.clamp_(min=SMALLEST_WEIGHT)
-            self.weights.mul_(len(self.tasks) / self.weights.sum())
-
-    def get_extra_state(self) -> dict[str, object]:
-        """The moments of the weights' optimiser."""
-        return self.optimizer.state_dict()
-
-    def set_extra_state(self, state: dict[str, object]) -> None:
-        """The reverse."""
-        self.optimizer.load_state_dict(deepcopy(state))
+        ratios = values / self.initial[there].clamp(min=1e-8)
+        weights = self.weights[there].requires_grad_()
+        (slopes,) = torch.autograd.grad(gradnorm_loss(weights, norms, ratios, self.alpha), weights)
+        self.entries.move(dict(zip(there, slopes, strict=True)))
+        moved = self.weights[there].clamp(min=SMALLEST_WEIGHT)
+        self.entries.put(dict(zip(there, moved * (weights.detach().sum() / moved.sum()), strict=True)))

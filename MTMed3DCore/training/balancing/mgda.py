@@ -1,7 +1,12 @@
 """Weights of the shortest convex combination of the task gradients (Sener, Koltun; arXiv 1810.04650).
 
-A step along it lowers every task's loss, as long as the combination is not zero. For a handful of tasks the minimum is
-found exactly: it lies inside some face of the simplex, where the conditions are linear.
+A step along the shortest combination of the gradients as they are lowers every task's loss, if it is not zero. But it
+is never longer than the shortest gradient, whose task takes nearly all the weight: where one task is fitted, the others
+stand still. So by default each gradient counts at length one where the weights are sought, and the weights found go to
+the losses as they are. The price: of gradients of unlike length that oppose each other, the longer one may win.
+
+For a handful of tasks the minimum is found exactly: it lies inside some face of the simplex, where the conditions are
+linear.
 """
 
 from __future__ import annotations
@@ -49,7 +54,7 @@ class MGDA(nn.Module):
 
     Args:
         tasks: names of the tasks.
-        normalised: take each gradient at length one, so that a task of large losses does not vanish; as published.
+        normalised: seek the weights for the gradients at length one; otherwise for the gradients themselves.
     """
 
     weights: torch.Tensor
@@ -70,14 +75,10 @@ class MGDA(nn.Module):
 
     def update(self, losses: Losses, gradients: Gradients, present: Sequence[bool]) -> None:
         """Set the weights of the tasks with labels here; they sum to the number of those tasks, as fixed ones do."""
-        there = [i for i, here in enumerate(present) if here]
-        if len(there) < 2:
+        rows = {i: gradients[self.tasks[i]].double().cpu() for i, here in enumerate(present) if here}
+        if self.normalised:  # a task with no gradient at all has no direction; its weight stays, whatever it is
+            rows = {i: row / row.norm() for i, row in rows.items() if row.any()}
+        if len(rows) < 2:
             return
-        rows = torch.stack([gradients[self.tasks[i]] for i in there]).double().cpu()
-        lengths = rows.norm(dim=1).clamp(min=1e-12)
-        unit = rows / lengths[:, None] if self.normalised else rows
-        found = min_norm_weights(unit @ unit.T)
-        if self.normalised:
-            found = found / lengths
-            found = found / found.sum()
-        self.weights[there] = (found * len(there)).to(self.weights)
+        stacked = torch.stack(list(rows.values()))
+        self.weights[list(rows)] = (min_norm_weights(stacked @ stacked.T) * len(rows)).to(self.weights)

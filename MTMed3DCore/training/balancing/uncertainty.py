@@ -7,12 +7,12 @@ backward pass, so s is moved here, with an optimiser of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 
 import torch
 from torch import nn
 
 from MTMed3DCore.training.balancing.balancer import Gradients, Losses, weighted_sum
+from MTMed3DCore.training.balancing.per_task import PerTask
 
 
 class UncertaintyWeights(nn.Module):
@@ -28,13 +28,12 @@ class UncertaintyWeights(nn.Module):
     def __init__(self, tasks: Sequence[str], *, learning_rate: float = 0.01) -> None:
         super().__init__()
         self.tasks = tuple(tasks)
-        self.log_variance = nn.Parameter(torch.zeros(len(self.tasks)))
-        self.optimizer = torch.optim.Adam([self.log_variance], lr=learning_rate)
+        self.log_variances = PerTask(len(self.tasks), 0.0, learning_rate)
 
     @property
     def weights(self) -> torch.Tensor:
         """exp(-s) of each task."""
-        return torch.exp(-self.log_variance)
+        return torch.exp(-self.log_variances.values())
 
     def total(self, losses: Losses) -> torch.Tensor:
         """The weighted sum of the losses; the terms s alone do not reach the network and are left out."""
@@ -44,18 +43,7 @@ class UncertaintyWeights(nn.Module):
         """Nothing to note."""
 
     def update(self, losses: Losses, gradients: Gradients, present: Sequence[bool]) -> None:
-        """One step of the log variances of the tasks with labels here."""
-        gradient = torch.zeros_like(self.log_variance)
-        for i, here in enumerate(present):
-            if here:
-                gradient[i] = 1 - torch.exp(-self.log_variance[i].detach()) * losses[self.tasks[i]].detach()
-        self.log_variance.grad = gradient
-        self.optimizer.step()
-
-    def get_extra_state(self) -> dict[str, object]:
-        """The optimiser's moments."""
-        return self.optimizer.state_dict()
-
-    def set_extra_state(self, state: dict[str, object]) -> None:
-        """The reverse."""
-        self.optimizer.load_state_dict(deepcopy(state))
+        """One step of the log variances of the tasks with labels here; the others stay."""
+        values = torch.stack([losses[task].detach().float() for task in self.tasks])
+        slopes = 1 - self.weights * values
+        self.log_variances.move({place: slopes[place] for place, here in enumerate(present) if here})
