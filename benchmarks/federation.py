@@ -99,13 +99,20 @@ def run_arm(options: argparse.Namespace, method: str, seed: int) -> dict[str, An
     return course
 
 
+def measured_in(results: list[dict[str, Any]]) -> list[str]:
+    """Those of `FIGURES` that were measured at all."""
+    rounds = [row for run in results for course in run.values() for row in course["rounds"]]
+    return [name for name in FIGURES if any(name in row.get("measured", {}).get(GLOBAL, {}) for row in rounds)]
+
+
 def table_of(results: list[dict[str, Any]]) -> str:
     """Mean and standard deviation over the seeds of the last global figures."""
-    lines = [f"| method ({len(results)} seeds) | " + " | ".join(n.replace("_", " ") for n in FIGURES) + " |"]
-    lines.append("|---" * (len(FIGURES) + 1) + "|")
+    names = measured_in(results)
+    lines = [f"| method ({len(results)} seeds) | " + " | ".join(n.replace("_", " ") for n in names) + " |"]
+    lines.append("|---" * (len(names) + 1) + "|")
     for method in results[0]:
         cells = []
-        for name in FIGURES:
+        for name in names:
             values = [run[method]["rounds"][-1]["measured"][GLOBAL].get(name, np.nan) for run in results]
             cells.append(f"{np.mean(values):.3f} ± {np.std(values):.3f}")
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
@@ -119,7 +126,8 @@ def draw(results: list[dict[str, Any]], picture: Path) -> None:
 
     figure = Figure(figsize=(16, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
-    for panel, name in zip(figure.subplots(1, len(FIGURES)), FIGURES, strict=True):
+    names = measured_in(results)
+    for panel, name in zip(figure.subplots(1, len(names)), names, strict=True):
         for method in results[0]:
             rows = [
                 [r for r in run[method]["rounds"] if name in r.get("measured", {}).get(GLOBAL, {})] for run in results

@@ -22,6 +22,7 @@ from MTMed3DCore.allocator import give_back_freed_memory, keep_freed_memory
 from MTMed3DCore.bundles import find_bundle
 from MTMed3DCore.inference import InferenceSettings
 from MTMed3DCore.inference.compiled import compile_passes
+from MTMed3DCore.inference.devices import full_fp32
 from MTMed3DCore.inference.ladder import GPU_BATCH
 from MTMed3DCore.inference.measured import fits_whole, focus_sides
 from MTMed3DCore.inference.windows import run_network
@@ -180,7 +181,7 @@ def answer(
     """One call: its figures; its tensors go to the file `output`."""
     synchronise = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
     rounded = torch.autocast(device.type, torch.bfloat16, enabled=setting["precision"] == "bf16")
-    with torch.no_grad(), rounded:
+    with torch.no_grad(), rounded, full_fp32(device, setting["precision"]):
         synchronise()
         started, busy = time.perf_counter(), time.process_time()
         made = call()

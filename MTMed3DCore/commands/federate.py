@@ -96,7 +96,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     site.add_argument("--cache", type=Path, metavar="FOLDER", help="prepared studies (default: FOLDER/cache)")
     site.add_argument("--workers", type=int, default=2, help="processes that cut patches (default: 2)")
-    site.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    site.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     site.add_argument("--key-only", action="store_true", help="make the key, say where it lies, and stop")
     site.set_defaults(run=run_join)
 
@@ -106,7 +106,7 @@ def add_parser(subparsers: Subparsers) -> None:
         group = action.add_argument_group("training, as of `mtmed3d train`")
         group.add_argument("--settings", type=Path, metavar="JSON", help="file with training settings")
         group.add_argument("--seed", type=int, help="of the first weights, the patches and the random split")
-        group.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one, else cpu)")
+        group.add_argument("--device", help="cpu, cuda, cuda:N or mps (default: what there is)")
     trial.add_argument("--cache", type=Path, metavar="FOLDER", help="prepared studies, shared by runs")
     trial.add_argument("-q", "--quiet", action="store_true", help="no progress bars")
     for action in (trial, server):

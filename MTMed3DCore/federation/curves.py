@@ -39,7 +39,7 @@ def draw_courses(courses: Mapping[str, Sequence[Mapping[str, Any]]], picture: Pa
             if len(courses) == 1:
                 _draw_sites(panel, rounds, name)
         panel.set_title(name.replace("_", " "))
-        panel.set_ylim(0, 1)
+        panel.set_ylim(-0.02, 1.02)
     for method, rounds in courses.items():
         points = [(r["round"], value) for r in rounds if (value := _loss(r)) is not None]
         if points:

@@ -19,7 +19,7 @@ from MTMed3DCore.networks.ownership import owner
 from MTMed3DCore.progress import Progress, silent
 from MTMed3DCore.training.distributed import Team
 from MTMed3DCore.training.examples import ExampleCache
-from MTMed3DCore.training.feeding import CasePatches, loader_from
+from MTMed3DCore.training.feeding import CasePatches, loader_from, trains
 from MTMed3DCore.training.settings import CaseSettings
 from MTMed3DCore.training.trainer import Trainer
 
@@ -64,7 +64,8 @@ class Site:
         refused = cache.fill(cases, max(1, training.workers), progress)
         usable = [case for case in cases if case.id not in refused]
         kept_out = [case for case in usable if training.fold is not None and case.fold == training.fold]
-        site = cls(name, tuple(case for case in usable if case not in kept_out), tuple(kept_out), cache)
+        learnt = tuple(case for case in usable if case not in kept_out and trains(case, cache, training))
+        site = cls(name, learnt, tuple(kept_out), cache)
         counts = site.counts(training.tasks)
         if not any(counts[task] for task in training.tasks):
             text = f"Of {counts[STUDIES]} training studies of the site {name}, none has labels for {training.tasks}."

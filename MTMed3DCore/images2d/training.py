@@ -88,7 +88,7 @@ def train_images(
     Raises:
         InputRefused: ``no-training-cases``, an image that cannot be read.
         WrongUse: ``run-exists``, ``run-missing``, ``run-differs``, ``fold-unknown``, ``family-dimensions``,
-            ``family-tasks``.
+            ``family-tasks``, ``training-diverged``.
     """
     with join_team(settings.device) as team:
         return _train(listed, folder, settings, resume, progress if team.leads else silent, team)

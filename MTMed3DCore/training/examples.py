@@ -55,8 +55,9 @@ class Example:
 
 
 def synthetic_example(study: SyntheticStudy) -> Example:
-    """A synthetic study as an example."""
-    return Example(normalise_tensor(study.image, study.brain), study.labels, study.boxes, study.grade)
+    """A synthetic study as an example, on the host wherever it was made."""
+    image = normalise_tensor(study.image, study.brain).cpu()
+    return Example(image, study.labels.cpu(), study.boxes, study.grade)
 
 
 def read_images(case: Case) -> Study:

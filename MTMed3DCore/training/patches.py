@@ -146,6 +146,7 @@ class SyntheticPatches(IterableDataset[Patch]):
         wide_share: share of the wide ones.
         per_study: patches cut from each study.
         family: of `MTMed3DCore.synthetic.FAMILIES`.
+        device: where the studies are made.
     """
 
     def __init__(
@@ -157,16 +158,17 @@ class SyntheticPatches(IterableDataset[Patch]):
         wide_share: float,
         per_study: int,
         family: str,
+        device: str = "cpu",
     ) -> None:
         self.seed, self.spacing_mm, self.shape = seed, spacing_mm, shape
         self.sides, self.wide_share = sides, wide_share
-        self.per_study, self.family = per_study, family
+        self.per_study, self.family, self.device = per_study, family, device
 
     def __iter__(self) -> Iterator[Patch]:
         worker = get_worker_info()
         seed, step = (self.seed, 1) if worker is None else (self.seed + worker.id, worker.num_workers)
         while True:
-            study = make_study(seed, self.shape, self.spacing_mm, family=self.family)
+            study = make_study(seed, self.shape, self.spacing_mm, family=self.family, device=self.device)
             example = synthetic_example(study)
             rng = np.random.default_rng(seed)
             for _ in range(self.per_study):

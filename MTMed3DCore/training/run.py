@@ -67,7 +67,8 @@ def train(
     Raises:
         InputRefused: ``no-training-cases``, ``checkpoint-damaged``.
         ModelRefused: ``encoder-weights``.
-        WrongUse: ``run-exists``, ``run-missing``, ``run-differs``, ``fold-unknown``, ``batch-share``.
+        WrongUse: ``run-exists``, ``run-missing``, ``run-differs``, ``fold-unknown``, ``batch-share``,
+            ``training-diverged``.
     """
     with join_team(settings.device) as team:
         told = progress if team.leads else silent
@@ -184,7 +185,7 @@ def _add_row(path: Path, row: dict[str, Any]) -> None:
 
 
 def _split(listed: DataList, settings: CaseSettings) -> tuple[list[Case], list[Case]]:
-    if settings.fold is None or listed.folds == 0:
+    if settings.fold is None:
         return list(listed.cases), []
     training, validation = listed.fold(settings.fold)
     return list(training), list(validation)
