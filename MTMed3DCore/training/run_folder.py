@@ -244,7 +244,7 @@ def cut_rows(path: Path, steps: int) -> None:
     """Drop the rows that were written after the checkpoint from which the run goes on."""
     if path.is_file():
         rows = [row for row in path.read_text(encoding="utf-8").splitlines() if _step_of(row) <= steps]
-        path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+        write_whole(path, "".join(f"{row}\n" for row in rows))
 
 
 def _step_of(row: str) -> float:
