@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import SimpleITK as sitk
 
 from MTMed3DCore.errors import InputRefused
 from MTMed3DCore.geometry import Grid
+from MTMed3DCore.memory import available_memory
 from MTMed3DCore.sequences import SUFFIXES
 
 RAS_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -32,6 +32,8 @@ SHEAR_TOLERANCE = 1e-3
 """Largest cosine between two axes of a grid that ITK, which knows no shear, may still take as orthogonal."""
 MEMORY_SHARE = 0.5
 """Share of the machine's free memory that one volume may claim."""
+UNTOLD_MEMORY = 16 * 2**30
+"""Bytes taken for free where the system does not say."""
 _INTERPOLATORS = {"linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor, "bspline": sitk.sitkBSpline}
 _UNREADABLE = (
     nibabel.filebasedimages.ImageFileError,
@@ -162,10 +164,9 @@ def _damaged(file: Path, reason: object) -> InputRefused:
 
 def _check_memory(file: Path, voxels: int) -> None:
     """Refuse what the header claims before anything of that size is asked for."""
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not on Windows or macOS
-        free = 16 * 2**30
+    free = available_memory()
+    if free == math.inf:
+        free = UNTOLD_MEMORY
     needed = voxels * 4
     if needed > free * MEMORY_SHARE:
         raise InputRefused(

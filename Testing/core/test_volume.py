@@ -173,5 +173,5 @@ def test_resampling_a_linear_field_gives_the_field_on_any_grid(grid):
 
 def test_free_memory_is_asked_of_the_system(monkeypatch, tmp_path):
     nibabel.save(nibabel.Nifti1Image(ARRAY, GRIDS["axial"]), tmp_path / "small.nii.gz")
-    monkeypatch.setattr(volume_module.os, "sysconf", lambda name: 100)
+    monkeypatch.setattr(volume_module, "available_memory", lambda: 1e4)
     assert refusal(tmp_path / "small.nii.gz") == "too-large"
