@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import subprocess
 import sys
@@ -206,7 +207,8 @@ def table_rows(result: dict[str, Any]) -> list[list[str]]:
     ]
     rows = [[name, *_written(values)] for name, values in figures.items()]
     rows.append(["three single-task", *_written(together)])
-    shares = [one / three for one, three in zip(figures[MULTI], together, strict=True)]
+    # A process that has memory to spare grows by nothing, and then there is no ratio.
+    shares = [one / three if three else math.nan for one, three in zip(figures[MULTI], together, strict=True)]
     return [*rows, ["multi / three", *(f"{share:.2f}" for share in shares)]]
 
 

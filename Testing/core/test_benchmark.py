@@ -60,5 +60,8 @@ def test_the_command_prints_a_table_and_writes_it_with_every_figure(tmp_path, mo
     share = result["variants"]["multi-task"]["flops"] / sum(s["flops"] for s in singles)
     assert float(rows["multi / three"][1]) == pytest.approx(share, abs=0.005)
     assert all(figure in printed for figure in rows["multi-task"][:2])
+    for each in result["variants"].values():
+        each["peak_bytes"] = each["base_bytes"]  # as where the process had memory to spare
+    assert table_rows(result)[-1][5] == "nan"
     assert cli.main([*arguments, "--patch", "50"]) == 2
     assert "50 voxels does not fit" in capsys.readouterr().err
