@@ -64,7 +64,7 @@ def read_images(case: Case) -> Study:
     """The four sequences of a case, also out of one four-dimensional file.
 
     Raises:
-        InputRefused: as `read_image` and `Study.from_volumes`.
+        InputRefused: as `read_volume` and `Study.from_volumes`.
     """
     volumes = {name: read_volume(case.images[name].path, index=case.images[name].index) for name in SEQUENCES}
     return Study.from_volumes(case.id, volumes, {name: case.images[name].path for name in SEQUENCES})

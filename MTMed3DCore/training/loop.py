@@ -152,8 +152,16 @@ def train_starter(settings: StarterSettings, folder: Path, earlier: StarterRun |
     if earlier is not None:
         _start_from(trainer, earlier)
     sides = (settings.patch, settings.wide_patch)
-    where = (settings.seed, settings.spacing_mm, settings.study_shape)
-    stream = SyntheticPatches(*where, sides, settings.wide_share, 2, settings.family, settings.device)
+    stream = SyntheticPatches(
+        settings.seed,
+        settings.spacing_mm,
+        settings.study_shape,
+        sides,
+        settings.wide_share,
+        2,
+        settings.family,
+        settings.device,
+    )
     marks = deque(SNAPSHOTS)
     start, saved, progress = time.monotonic(), 0.0, 0.0
     with (folder / "history.jsonl").open("w", buffering=1) as history:
@@ -177,7 +185,7 @@ def train_starter(settings: StarterSettings, folder: Path, earlier: StarterRun |
 def _batches(stream: SyntheticPatches, settings: StarterSettings) -> Iterator[list[Patch]]:
     """Batches without end: each new patch, and while the next study is being made some of the latest again.
 
-    A process of its own makes the studies on a CPU; a GPU makes them in between, in a fraction of a step's time.
+    A process of its own makes the studies on a CPU; a GPU makes them between the steps.
     """
     recent: deque[Patch] = deque(maxlen=REUSED_PATCHES)
     pick = random.Random(settings.seed)

@@ -9,7 +9,7 @@ from monai.apps.detection.utils.anchor_utils import AnchorGeneratorWithAnchorSha
 from monai.apps.detection.utils.box_coder import BoxCoder
 
 from MTMed3DCore.errors import ModelRefused
-from MTMed3DCore.inference.detection import BoxCollector, level_anchors
+from MTMed3DCore.inference.detection import BoxCollector, Level, level_anchors
 from MTMed3DCore.inference.settings import InferenceSettings
 
 SHAPES = [[20.0, 24.0, 28.0], [9.0, 7.0, 11.0]]
@@ -121,30 +121,31 @@ def test_maps_that_do_not_fit_the_anchors_are_refused() -> None:
     assert refusal.value.code == "anchors-mismatch"
 
 
+def collected(maps: list[Level]) -> BoxCollector:
+    """The boxes of one window that is the whole volume, before they are merged."""
+    collector = BoxCollector(SETTINGS, (64, 64, 32))
+    collector.add(maps, (0, 0, 0), WINDOW, EVERYTHING)
+    return collector
+
+
 @pytest.mark.parametrize("delta", [2, 4])
 def test_deltas_that_are_not_finite_are_refused(delta: int) -> None:
     maps = silent_maps()
     maps[0][0][0, 0, 1, 1, 1] = 3.0
     maps[0][1][0, delta, 1, 1, 1] = float("nan")
-    collector = BoxCollector(SETTINGS, (64, 64, 32))
-    collector.add(maps, (0, 0, 0), WINDOW, EVERYTHING)
     with pytest.raises(ModelRefused, match="not finite"):
-        collector.merged()
+        collected(maps).merged()
 
 
 def test_a_score_that_is_not_a_number_is_refused_and_not_taken_for_no_box() -> None:
     maps = silent_maps()
     maps[1][0][0, 0, 1, 1, 1] = float("nan")
-    collector = BoxCollector(SETTINGS, (64, 64, 32))
-    collector.add(maps, (0, 0, 0), WINDOW, EVERYTHING)
     with pytest.raises(ModelRefused, match="not finite"):
-        collector.merged()
+        collected(maps).merged()
 
 
 def test_deltas_that_are_not_finite_matter_only_where_a_box_is_asked_for() -> None:
     maps = silent_maps()
     put(maps, [40, 20, 4, 60, 40, 24], (0, 0, 0), 0, (12, 7, 3), 0, logit=1.0)
     maps[0][1][0, 2:5:2, 1, 1, 1] = float("nan")
-    collector = BoxCollector(SETTINGS, (64, 64, 32))
-    collector.add(maps, (0, 0, 0), WINDOW, EVERYTHING)
-    assert len(collector.merged()[0]) == 1
+    assert len(collected(maps).merged()[0]) == 1
