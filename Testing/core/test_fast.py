@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from MTMed3DCore.networks import MultiTaskNetwork, build_network
-from MTMed3DCore.networks.fast import encode, swin, winograd
-from MTMed3DCore.networks.fast.decoder import FusedSegmentation
+from MTMed3DCore.networks.fast import encode, rows, swin, winograd
+from MTMed3DCore.networks.fast.decoder import FusedSegmentation, finish
 from MTMed3DCore.networks.fast.token_order import axis_runs, token_order
 
 SHAPES = ((64, 64, 64), (32, 64, 96), (96, 64, 64))
@@ -44,7 +44,7 @@ def test_boxes_and_tokens_taken_in_small_chunks_give_the_same_numbers(monkeypatc
     encoder, x = network().encoder, image((64, 64, 96), batch)
     with torch.no_grad():
         at_once = encode(encoder, x)
-        monkeypatch.setattr(swin, "CHUNK_BYTES", 2**16)
+        monkeypatch.setattr(swin, "CACHED_BYTES", 2**16)
         for ours, theirs in zip(encode(encoder, x), at_once, strict=True):
             assert float((ours - theirs).abs().max()) <= 1e-5
 
@@ -130,28 +130,45 @@ def test_runs_of_an_axis_count_tokens_padding_and_the_place_in_the_window(length
     assert [(run.first, run.tokens, run.padding, run.place) for run in axis_runs(length, 7, step)] == expected
 
 
-@pytest.mark.parametrize("depth", [4, 12, 20])
-def test_winograd_gives_the_direct_convolution_chunk_by_chunk(monkeypatch, depth):
-    monkeypatch.setattr(winograd, "CHUNK_BYTES", 2 * 4 * 6 * 24 * 9 * 7)
+@pytest.mark.parametrize("shape", [(4, 4, 1), (12, 8, 7), (8, 20, 32)])
+def test_winograd_gives_the_direct_convolution_of_maps_that_lie_voxel_by_voxel(shape):
     random = torch.Generator().manual_seed(1)
-    weight = torch.randn(32, 24, 3, 3, 3, generator=random)
-    x = torch.randn(1, 24, depth, 9, 7, generator=random)
-    expected = torch.nn.functional.conv3d(x.double(), weight.double(), padding=1)
-    sliced = winograd.slice_by_slice(x)
-    assert torch.equal(sliced, x)
-    assert winograd.slices_of(x) is None
-    found = winograd.Convolution(weight)(sliced)
-    assert winograd.slices_of(found) is not None
-    assert float((found - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+    weight, bias = torch.randn(32, 24, 3, 3, 3, generator=random), torch.randn(32, generator=random)
+    x = torch.randn(1, 24, *shape, generator=random)
+    expected = torch.nn.functional.conv3d(x.double(), weight.double(), bias.double(), padding=1)
+    lying = winograd.channels_last(x)
+    assert torch.equal(lying, x)
+    convolution = winograd.Convolution(weight, bias)
+    for given in (lying, x):
+        found = convolution(given)
+        assert (winograd.voxels_of(found) is not None) == (given is lying)
+        assert float((found - expected).abs().max()) <= 2e-6 * float(expected.abs().max())
 
 
-def test_maps_that_winograd_cannot_take_are_convolved_directly():
+def test_maps_that_winograd_cannot_take_are_convolved_directly_and_stay_as_they_lie(monkeypatch):
+    monkeypatch.setattr(winograd, "_filtered", lambda *_: pytest.fail("not for this map"))
     random = torch.Generator().manual_seed(1)
-    for inputs, depth, batch in ((24, 6, 1), (4, 8, 1), (24, 8, 2)):
+    for inputs, shape, batch in ((24, (6, 8, 5), 1), (24, (8, 6, 5), 1), (4, (8, 8, 5), 1), (24, (8, 8, 5), 2)):
         weight = torch.randn(24, inputs, 3, 3, 3, generator=random)
-        x = torch.randn(batch, inputs, depth, 5, 6, generator=random)
-        found = winograd.Convolution(weight)(winograd.slice_by_slice(x))
+        x = torch.randn(batch, inputs, *shape, generator=random)
+        found = winograd.Convolution(weight)(winograd.channels_last(x))
+        assert batch > 1 or winograd.voxels_of(found) is not None
         assert float((found - torch.nn.functional.conv3d(x, weight, padding=1)).abs().max()) <= 1e-4
+
+
+@pytest.mark.parametrize(("channels", "shape"), [(3, (5, 7, 3)), (12, (6, 8, 8)), (48, (8, 8, 8)), (100, (3, 3, 3))])
+def test_the_end_of_a_convolution_is_a_norm_a_sum_and_a_leaky_relu_chunk_by_chunk(monkeypatch, channels, shape):
+    monkeypatch.setattr(rows, "CHUNK_BYTES", 2**12)
+    random = torch.Generator().manual_seed(1)
+    # A mean of a thousand standard deviations, and a channel that is constant.
+    x = torch.randn(1, channels, *shape, generator=random) + 1000
+    x[0, 0] = 3.0
+    added = torch.randn(1, channels, *shape, generator=random)
+    normal = torch.nn.functional.instance_norm(x.double())
+    with_sum = torch.nn.functional.leaky_relu(normal + added, 0.01)
+    for lie in (winograd.channels_last, torch.Tensor.clone):
+        assert float((finish(lie(x), active=False) - normal).abs().max()) <= 1e-3
+        assert float((finish(lie(x), lie(added)) - with_sum).abs().max()) <= 1e-3
 
 
 @pytest.mark.parametrize("shape", SHAPES[1:])

@@ -15,29 +15,38 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import batch_norm, conv3d, layer_norm, leaky_relu_
+from torch.nn.functional import conv3d, layer_norm, leaky_relu_
 
-from MTMed3DCore.networks.fast.winograd import Convolution, slice_by_slice, slices_of, wants_slices
+from MTMed3DCore.networks.fast.rows import SLOPE, finish_rows
+from MTMed3DCore.networks.fast.winograd import Convolution, channels_last, map_of, voxels_of, wants_channels_last
 
-SLOPE = 0.01
-"""Of the blocks' leaky ReLU."""
 PHASES = tuple(product(range(2), repeat=3))
 """Places of a fine voxel inside a coarse one."""
 
 
-def normalise(x: torch.Tensor) -> torch.Tensor:
-    """Instance norm without affine part (B, C, X, Y, Z): each channel is a row, or one of the slices' channels."""
-    slices = slices_of(x)
-    if slices is not None:
-        return batch_norm(slices, None, None, training=True).transpose(0, 1)[None]
-    return layer_norm(x.flatten(2), (x[0, 0].numel(),)).view(x.shape)
+def finish(x: torch.Tensor, added: torch.Tensor | None = None, active: bool = True) -> torch.Tensor:
+    """Instance norm without affine part, a sum, a leaky ReLU: the end of a convolution.
+
+    Args:
+        x: (B, C, X, Y, Z); gone afterwards.
+        added: after the norm, of the same shape.
+        active: whether the leaky ReLU follows.
+    """
+    voxels = voxels_of(x)
+    if voxels is not None:
+        finish_rows(voxels.flatten(0, 2), None if added is None else added.permute(0, 2, 3, 4, 1).flatten(0, 3), active)
+        return x
+    y = layer_norm(x.flatten(2), (x[0, 0].numel(),)).view(x.shape)
+    if added is not None:
+        y.add_(added)
+    return leaky_relu_(y, SLOPE) if active else y
 
 
 def pointwise(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """A 1 x 1 x 1 convolution as matrix products: weight (O, C), x (B, C, X, Y, Z)."""
-    slices = slices_of(x)
-    if slices is not None:
-        return torch.matmul(weight, slices.flatten(2)).unflatten(2, slices.shape[2:]).transpose(0, 1)[None]
+    voxels = voxels_of(x)
+    if voxels is not None:
+        return map_of(torch.matmul(voxels, weight.t()))
     return torch.matmul(weight, x.flatten(2)).unflatten(2, x.shape[2:])
 
 
@@ -65,14 +74,10 @@ class Residual(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, X, Y, Z) to (B, O, X, Y, Z)."""
         # A statement a map, so that at full resolution no map outlives the one made of it.
-        y = self.first(x)
-        y = leaky_relu_(normalise(y), SLOPE)
+        y = finish(self.first(x))
         y = self.second(y)
-        y = normalise(y)
-        if self.shortcut is None:
-            return leaky_relu_(y.add_(x), SLOPE)
-        shortcut = pointwise(x, self.shortcut)
-        return leaky_relu_(y.add_(normalise(shortcut)), SLOPE)
+        shortcut = x if self.shortcut is None else finish(pointwise(x, self.shortcut), active=False)
+        return finish(y, shortcut)
 
 
 class FusedLevel(nn.Module):
@@ -115,7 +120,7 @@ class FusedLevel(nn.Module):
         del skip
         for (a, b, c), weight in zip(PHASES, self.up_shortcut.chunk(len(PHASES)), strict=True):
             shortcut[:, :, a::2, b::2, c::2] += pointwise(x, weight)
-        shortcut = normalise(shortcut)
+        shortcut = finish(shortcut, active=False)
         depth, height, width = x.shape[2:]
         for a, weight in enumerate(self.up.chunk(2)):
             # One voxel more than the coarse map along each axis: phase 0 reads from the first, phase 1 from the second.
@@ -123,10 +128,9 @@ class FusedLevel(nn.Module):
             for b, c in product(range(2), repeat=2):
                 y[:, :, a::2, b::2, c::2] += places[:, b, c, :, a : a + depth, b : b + height, c : c + width]
             del places
-        y = leaky_relu_(normalise(y), SLOPE)
+        y = finish(y)
         y = self.second(y)
-        y = normalise(y)
-        return leaky_relu_(y.add_(shortcut), SLOPE)
+        return finish(y, shortcut)
 
 
 def _sub_pixel(transposed: torch.Tensor, following: torch.Tensor) -> torch.Tensor:
@@ -172,9 +176,10 @@ class FusedSegmentation(nn.Module):
     def forward(self, image: torch.Tensor, features: Sequence[torch.Tensor]) -> torch.Tensor:
         """Image (B, C, X, Y, Z) and the encoder's levels to logits (B, 3, X, Y, Z)."""
         sources = [features[3], features[2], features[1], features[0], image]
-        if wants_slices(image):
-            sources = [slice_by_slice(source) for source in sources]
-        x = self.deepest(features[4])
+        x = features[4]
+        if wants_channels_last(image):
+            x, *sources = (channels_last(each) for each in (x, *sources))
+        x = self.deepest(x)
         for level, source in zip(self.levels, sources, strict=True):
             x = level(x, source)
         return (pointwise(x, self.out) + self.bias).contiguous()

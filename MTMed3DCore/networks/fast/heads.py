@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import group_norm
 
-from MTMed3DCore.networks.fast.winograd import Convolution, slice_by_slice, wants_slices
+from MTMed3DCore.networks.fast.winograd import Convolution, channels_last, wants_channels_last
 
 
 class _Normalised(nn.Module):
@@ -30,7 +30,9 @@ class _Normalised(nn.Module):
         self.groups, self.eps = norm.num_groups, norm.eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.convolution(slice_by_slice(x) if wants_slices(x) else x)
+        if self.convolution.transformed is not None and wants_channels_last(x):
+            x = channels_last(x)
+        y = self.convolution(x)
         return group_norm(y, self.groups, self.scale, self.shift, self.eps).relu_()
 
 

@@ -19,6 +19,8 @@ CACHED_SHAPES = 2
 CHUNK_BYTES = 2**26
 """Of the widest map of a block: attention takes so many boxes at a time, the layers after it so many tokens.
 A whole brain in one pass then needs little more memory than its tokens."""
+CACHED_BYTES = 2**23
+"""Likewise on a CPU, whose cache then holds a map from one layer to the next."""
 
 _Biases = list[torch.Tensor]
 _cache: WeakKeyDictionary[nn.Module, OrderedDict[tuple[Any, ...], _Biases]] = WeakKeyDictionary()
@@ -64,19 +66,24 @@ def _channels_first(x: torch.Tensor) -> torch.Tensor:
 def _block(block: Any, tokens: torch.Tensor, order: TokenOrder) -> torch.Tensor:
     """One transformer block on tokens (B, L, C)."""
     tokens = tokens + _attended(block, tokens, order).index_select(1, order.inverse)
-    width = max(1, CHUNK_BYTES // (block.mlp.linear1.out_features * len(tokens) * tokens.element_size()))
+    width = max(1, _chunk_bytes(tokens) // (block.mlp.linear1.out_features * len(tokens) * tokens.element_size()))
     mixed = [part + block.mlp(block.norm2(part)) for part in tokens.split(width, dim=1)]
     return mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)
 
 
+def _chunk_bytes(tokens: torch.Tensor) -> int:
+    """Of the widest map that is made of tokens at a time."""
+    return CACHED_BYTES if tokens.device.type == "cpu" else CHUNK_BYTES
+
+
 def _attended(block: Any, tokens: torch.Tensor, order: TokenOrder) -> torch.Tensor:
-    """What the attention within boxes adds, (B, L, C) box by box; so many boxes at a time as `CHUNK_BYTES` allows."""
+    """What the attention within boxes adds, (B, L, C) box by box; so many boxes at a time as `_chunk_bytes` allows."""
     attention, norm = block.attn, block.norm1
     biases: _Biases = []
     seen, first = [], 0
     for number, kind in enumerate(order.kinds):
         places = len(kind.places)
-        most = max(1, CHUNK_BYTES // (3 * places * tokens.shape[-1] * len(tokens) * tokens.element_size()))
+        most = max(1, _chunk_bytes(tokens) // (3 * places * tokens.shape[-1] * len(tokens) * tokens.element_size()))
         for start in range(0, kind.count, most):
             count = min(most, kind.count - start)
             index = order.index.narrow(0, first + start * places, count * places)
