@@ -24,21 +24,25 @@ PHASES = tuple(product(range(2), repeat=3))
 """Places of a fine voxel inside a coarse one."""
 
 
-def finish(x: torch.Tensor, added: torch.Tensor | None = None, active: bool = True) -> torch.Tensor:
+def finish(
+    x: torch.Tensor, added: torch.Tensor | None = None, matrix: torch.Tensor | None = None, *, active: bool = True
+) -> torch.Tensor:
     """Instance norm without affine part, a sum, a leaky ReLU: the end of a convolution.
 
     Args:
         x: (B, C, X, Y, Z); gone afterwards.
-        added: after the norm, of the same shape.
+        added: after the norm, (B, C, X, Y, Z), or (B, I, X, Y, Z) with `matrix`.
+        matrix: (C, I), weight of a 1 x 1 x 1 convolution with a norm of its own that `added` goes through.
         active: whether the leaky ReLU follows.
     """
     voxels = voxels_of(x)
     if voxels is not None:
-        finish_rows(voxels.flatten(0, 2), None if added is None else added.permute(0, 2, 3, 4, 1).flatten(0, 3), active)
+        others = None if added is None else added.permute(0, 2, 3, 4, 1).flatten(0, 3)
+        finish_rows(voxels.flatten(0, 2), active, others, matrix)
         return x
     y = layer_norm(x.flatten(2), (x[0, 0].numel(),)).view(x.shape)
     if added is not None:
-        y.add_(added)
+        y.add_(added if matrix is None else finish(pointwise(added, matrix), active=False))
     return leaky_relu_(y, SLOPE) if active else y
 
 
@@ -76,8 +80,7 @@ class Residual(nn.Module):
         # A statement a map, so that at full resolution no map outlives the one made of it.
         y = finish(self.first(x))
         y = self.second(y)
-        shortcut = x if self.shortcut is None else finish(pointwise(x, self.shortcut), active=False)
-        return finish(y, shortcut)
+        return finish(y, x, self.shortcut)
 
 
 class FusedLevel(nn.Module):

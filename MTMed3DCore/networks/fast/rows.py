@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 import torch
 from torch.nn.functional import leaky_relu_
 
@@ -15,27 +17,42 @@ WIDTH = 48
 """Values of a row that the processor's vector instructions are busy with: voxels with fewer go several a row."""
 
 
-def finish_rows(voxels: torch.Tensor, added: torch.Tensor | None, active: bool) -> None:
+def finish_rows(
+    voxels: torch.Tensor, active: bool, added: torch.Tensor | None = None, matrix: torch.Tensor | None = None
+) -> None:
     """Instance norm without affine part, a sum, a leaky ReLU; in place.
 
     Args:
         voxels: (N, C), contiguous.
-        added: after the norm, (N, C).
         active: whether the leaky ReLU follows.
+        added: after the norm: (N, C), or (N, I) that goes through a convolution of 1 x 1 x 1 with a norm of its own.
+        matrix: (C, I), the weight of that convolution. Its results are not kept: their moments follow from those of
+            what it reads.
     """
     channels = voxels.shape[1]
-    folded = next(count for count in range(max(1, WIDTH // channels), 0, -1) if len(voxels) % count == 0)
+    folded = _folded(voxels)
     rows = voxels.view(-1, folded * channels)
     mean, variance = moments(rows)
     # The voxels of a row are samples of the same channels.
     mean, variance = merged(mean.view(folded, -1), variance.view(folded, -1), mean.new_ones(folded, 1))
-    factor = (variance + EPSILON).rsqrt()
-    scale, shift = (each.to(rows.dtype).repeat(folded) for each in (factor, -mean * factor))
-    parts = _parts(rows)
-    others = [None] * len(parts) if added is None else _parts(added.reshape(rows.shape))
-    for part, other in zip(parts, others, strict=True):
+    scale = (variance + EPSILON).rsqrt()
+    shift = -mean * scale
+    if matrix is not None:
+        assert added is not None
+        matrix = matrix.double()
+        centre, covariance = mixed_moments(added)
+        theirs = ((matrix @ covariance) * matrix).sum(1).add_(EPSILON).rsqrt_()
+        matrix = theirs[:, None] * matrix
+        shift -= matrix @ centre
+        matrix = torch.block_diag(*folded * [matrix.to(rows.dtype).t()])
+    scale, shift = (each.to(rows.dtype).repeat(folded) for each in (scale, shift))
+    height = _height(rows)
+    others = [] if added is None else added.reshape(len(rows), -1).split(height)
+    for part, other in zip_longest(rows.split(height), others):
         torch.addcmul(shift, part, scale, out=part)
-        if other is not None:
+        if matrix is not None:
+            part.addmm_(other, matrix)
+        elif other is not None:
             part.add_(other)
         if active:
             leaky_relu_(part, SLOPE)
@@ -43,7 +60,7 @@ def finish_rows(voxels: torch.Tensor, added: torch.Tensor | None, active: bool) 
 
 def moments(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance (C,) of each column of (N, C), in double precision; sums of a part are in single."""
-    parts = _parts(rows)
+    parts = rows.split(_height(rows))
     ones = rows.new_ones(1, len(parts[0]))
     buffer = torch.empty_like(parts[0])
     means, variances = [], []
@@ -64,5 +81,23 @@ def merged(means: torch.Tensor, variances: torch.Tensor, counts: torch.Tensor) -
     return mean, (share * (variances + (means - mean).square())).sum(0)
 
 
-def _parts(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    return rows.split(max(1, CHUNK_BYTES // (rows.shape[1] * rows.element_size())))
+def mixed_moments(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean (C,) of the columns of (N, C) and their covariance (C, C), in double precision; for few columns."""
+    mean = moments(rows)[0]
+    near = mean.to(rows.dtype)
+    covariance = mean.new_zeros(len(mean), len(mean))
+    for part in rows.split(_height(rows)):
+        centred = part - near
+        covariance += torch.mm(centred.t(), centred)
+    return mean, covariance / len(rows)
+
+
+def _folded(voxels: torch.Tensor) -> int:
+    """Voxels that go into a row."""
+    count, channels = voxels.shape
+    return next(each for each in range(max(1, WIDTH // channels), 0, -1) if count % each == 0)
+
+
+def _height(rows: torch.Tensor) -> int:
+    """Rows at a time."""
+    return max(1, CHUNK_BYTES // (rows.shape[1] * rows.element_size()))

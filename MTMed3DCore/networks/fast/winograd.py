@@ -110,10 +110,12 @@ def _filtered(x: torch.Tensor, transformed: torch.Tensor) -> torch.Tensor:
     products = x.new_empty(REACH * REACH, length, outputs)
     back = x.new_empty(REACH, TILE, line)
     for first in range(0, depth, TILE):
-        inside = x[max(first - 1, 0) : first + TILE + 1]
-        before = int(first == 0)
-        slab[before : before + len(inside), 1:-1, 1:-1] = inside
-        slab[before + len(inside) :] = 0
+        # Two slices of the last tiles are the first of these; before the first and after the last, there are zeros.
+        kept = REACH - TILE if first else 1
+        slab[:kept] = slab[TILE : TILE + kept]
+        fresh = x[first + kept - 1 : first + TILE + 1]
+        slab[kept : kept + len(fresh), 1:-1, 1:-1] = fresh
+        slab[kept + len(fresh) :] = 0
         for across in range(0, height, TILE):
             torch.mm(of_input, slab.view(REACH, -1)[:, across * row : (across + REACH) * row], out=half)
             torch.bmm(of_input.expand(REACH, -1, -1), half.view(REACH, REACH, row), out=sums)
