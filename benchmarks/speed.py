@@ -8,8 +8,9 @@ Each side has a process of its own, so that neither profits from the other's set
 of its user would, ours with its allocator setting. They take turns, part by part, on the same weights and input: the
 encoder, each decoder, the whole window, and, with a study, everything from the prepared volume to regions and boxes
 (the plain side by MONAI's sliding window at overlap 0.25 over the whole volume, ours over the box of the brain, in one
-mode or both, or, as ``same``, in the plain side's windows). With ``--weights`` networks of any size have the function
-of a bundle's (`widening.py`), so that they find what it finds; the quick mode's time depends on that.
+of its modes, or, as ``same`` and ``same-lean``, in the plain side's windows). With ``--weights`` networks of any size
+have the function of a bundle's (`widening.py`), so that they find what it finds; the time of the lean and of the quick
+mode depends on that.
 Prints a table; writes ``speed.json`` and ``speed.png``. Time on the processor stands beside the clock's, because other
 programs disturb it less. On a GPU in bf16 the table says which share of its peak (``--peak-tflops``) our side reaches.
 """
@@ -29,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from speed_side import PARTS, SAME, SIDES, STUDY, count_flops
+from speed_side import PARTS, SAME, SAME_LEAN, SIDES, STUDY, count_flops
 
 from MTMed3DCore.evaluation.overlap import dice
 from MTMed3DCore.inference.pipeline import MODES
@@ -247,7 +248,7 @@ def main() -> None:
     parser.add_argument("--study-repeats", type=int, default=2)
     parser.add_argument("--spacing", type=float, default=1.0, help="working spacing of the study in mm")
     parser.add_argument(
-        "--modes", nargs="+", default=["exact"], choices=(SAME, *MODES), help="of our side, for the study"
+        "--modes", nargs="+", default=["exact"], choices=(SAME, SAME_LEAN, *MODES), help="of our side, for the study"
     )
     parser.add_argument("--shapes", action="store_true", help="check the cost model on ten shapes instead")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

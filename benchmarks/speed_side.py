@@ -9,22 +9,26 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from monai.data.utils import dense_patch_slices
 from monai.inferers import sliding_window_inference
 from torch.utils.flop_counter import FlopCounterMode
 from widening import widened
 
 from MTMed3DCore.allocator import give_back_freed_memory, keep_freed_memory
 from MTMed3DCore.bundles import find_bundle
+from MTMed3DCore.geometry import Grid
 from MTMed3DCore.inference import InferenceSettings
 from MTMed3DCore.inference.compiled import compile_passes
 from MTMed3DCore.inference.devices import full_fp32
 from MTMed3DCore.inference.ladder import GPU_BATCH
 from MTMed3DCore.inference.measured import fits_whole, focus_sides
+from MTMed3DCore.inference.tiling import Triple, Window, padded_extent
 from MTMed3DCore.inference.windows import run_network
 from MTMed3DCore.networks import MultiTaskNetwork, build_network
 from MTMed3DCore.preparation import PreparedStudy, prepare
@@ -32,8 +36,8 @@ from MTMed3DCore.study import Study
 
 SIDES = ("plain", "ours")
 STUDY = "study"
-SAME = "same"
-"""Mode in which our side takes the plain side's windows: what differs then is rounding alone."""
+SAME, SAME_LEAN = "same", "same-lean"
+"""Modes in which our side takes the plain side's windows: what differs then is rounding alone, and what is left out."""
 PARTS = ("encoder", "segmentation decoder", "detection decoder", "grading branch", "whole window")
 OVERLAP = 0.25
 ANCHORS = [[12.0, 12.0, 12.0]]
@@ -118,19 +122,45 @@ def whole_volume(study: Study, spacing_mm: float, prepared: PreparedStudy) -> tu
     return volume, first
 
 
+def in_field_of_view(prepared: PreparedStudy, volume: torch.Tensor, box: tuple[slice, ...]) -> PreparedStudy:
+    """A prepared study on the whole field of view, not on the box of the brain."""
+    image = volume[0].numpy()
+    brain = np.zeros(image.shape[1:], dtype=bool)
+    brain[box] = prepared.brain
+    x, y, z = brain.shape
+    return replace(prepared, image=image, brain=brain, grid=Grid((x, y, z), prepared.grid.affine))
+
+
+def monai_windows(shape: Triple, side: int) -> list[Window]:
+    """The windows of MONAI's sliding window; each answers for what is nearer to it than to its neighbours."""
+    step = int(side * (1 - OVERLAP))
+    places = dense_patch_slices(shape, (side, side, side), (step, step, step))
+    starts = [sorted({place[axis].start for place in places}) for axis in range(3)]
+    own = []
+    for axis, full in zip(starts, padded_extent(shape), strict=True):
+        cuts = [0, *((a + side + b) // 2 for a, b in pairwise(axis)), full]
+        own.append(dict(zip(axis, pairwise(cuts), strict=True)))
+    windows = []
+    for place in places:
+        x, y, z = (axis.start for axis in place)
+        (x0, x1), (y0, y1), (z0, z1) = own[0][x], own[1][y], own[2][z]
+        windows.append(Window((x, y, z), (side, side, side), ((x0, y0, z0), (x1, y1, z1))))
+    return windows
+
+
 def plain_study(network: MultiTaskNetwork, volume: torch.Tensor, side: int, device: torch.device) -> torch.Tensor:
-    """All tasks by MONAI's sliding window, the grade once on the middle of the volume; the logits."""
+    """All tasks by MONAI's sliding window, the grade once on the middle of the volume; the probabilities."""
 
     def window(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         levels = network.encode(x)
         maps = [each for level in network.detect(levels) or [] for each in level]
-        return (_there(network.segment(x, levels)), *maps)
+        return (_there(network.segment(x, levels)).sigmoid(), *maps)
 
     outputs = sliding_window_inference(volume.to(device), side, 1, window, overlap=OVERLAP, mode="gaussian")
-    logits: torch.Tensor = outputs[0]
-    middle = [slice(max(0, (n - side) // 2), max(0, (n - side) // 2) + side) for n in logits.shape[2:]]
-    network.grade(logits[(..., *middle)])
-    return logits.cpu()
+    regions: torch.Tensor = outputs[0]
+    middle = [slice(max(0, (n - side) // 2), max(0, (n - side) // 2) + side) for n in regions.shape[2:]]
+    network.grade(regions[(..., *middle)].logit(eps=1e-6))
+    return regions.float().cpu()
 
 
 def study_call(name: str, network: MultiTaskNetwork, setting: dict[str, Any]) -> Callable[[], list[torch.Tensor]]:
@@ -149,11 +179,17 @@ def study_call(name: str, network: MultiTaskNetwork, setting: dict[str, Any]) ->
     def above(probabilities: torch.Tensor) -> list[torch.Tensor]:
         return [torch.where(brain, probabilities - levels, torch.tensor(-1.0))[None]]
 
-    if name == "plain" or setting["mode"] == SAME:
-        volume, first = whole_volume(study, setting["spacing_mm"], prepared)
-        box = tuple(slice(f, f + n) for f, n in zip(first, prepared.grid.shape, strict=True))
-        return lambda: above(plain_study(network, volume, side, device).float().sigmoid()[(0, slice(None), *box)])
+    volume, first = whole_volume(study, setting["spacing_mm"], prepared)
+    box = tuple(slice(f, f + n) for f, n in zip(first, prepared.grid.shape, strict=True))
+    if name == "plain":
+        return lambda: above(plain_study(network, volume, side, device)[(0, slice(None), *box)])
     way: dict[str, Any] = {"batch": GPU_BATCH if device.type == "cuda" else 1}
+    way["lean"] = setting["mode"] in ("lean", SAME_LEAN)
+    if setting["mode"] in (SAME, SAME_LEAN):
+        inside = in_field_of_view(prepared, volume, box)
+        way["tiling"] = monai_windows(inside.grid.shape, side)
+        run = partial(run_network, network, inside, settings, device, precision, **way)
+        return lambda: above(torch.from_numpy(run().regions[(slice(None), *box)]))
     if setting["mode"] == "quick" and fits_whole(network, prepared.grid.shape, device, precision):
         way["focus"] = focus_sides(network, 4, side, device, precision)
     return lambda: above(torch.from_numpy(run_network(network, prepared, settings, device, precision, **way).regions))

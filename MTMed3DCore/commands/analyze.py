@@ -102,12 +102,21 @@ def add_parser(subparsers: Subparsers) -> None:
         action="store_true",
         help="segment the mirror image too and warn where both disagree; takes about as long again",
     )
-    parser.add_argument(
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument(
+        "--lean",
+        dest="mode",
+        action="store_const",
+        const="lean",
+        default="exact",
+        help="for models of many windows: segmentation only in those where a glance or a box asks for it; nearly the "
+        "same regions (docs/speed.md)",
+    )
+    modes.add_argument(
         "--quick",
         dest="mode",
         action="store_const",
         const="quick",
-        default="exact",
         help="for models of many windows: the brain encoded in one pass, segmentation only where a glance or a box "
         "asks for it, bf16 where it pays; results differ (docs/speed.md)",
     )

@@ -87,6 +87,7 @@ def mirror_disagreement(
     *,
     window: Triple | None = None,
     batch: int = 1,
+    lean: bool = False,
     focus: Sides | None = None,
     on_host: bool = False,
 ) -> float | None:
@@ -100,7 +101,8 @@ def mirror_disagreement(
         prepared: the study.
         settings: the model's.
         raw: what the network said of the study.
-        device, precision, progress, window, batch, focus, on_host: as for `MTMed3DCore.inference.windows.run_network`.
+        device, precision, progress, window, batch, lean, focus, on_host: as for
+            `MTMed3DCore.inference.windows.run_network`.
 
     Returns:
         1 - Dice; None where neither view shows tumour.
@@ -111,7 +113,7 @@ def mirror_disagreement(
     # The first axis of the working grid runs between the left and the right.
     mirrored = replace(prepared, image=prepared.image[:, ::-1].copy(), brain=prepared.brain[::-1].copy())
     plain = replace(settings, mirrored=False)
-    way: dict[str, Any] = {"window": window, "batch": batch, "focus": focus, "on_host": on_host}
+    way: dict[str, Any] = {"window": window, "batch": batch, "lean": lean, "focus": focus, "on_host": on_host}
     seen = run_network(SegmentationOnly(network), mirrored, plain, device, precision, progress or silent, **way)
     other = seen.regions[WHOLE_TUMOUR, ::-1]
     here = raw.regions[WHOLE_TUMOUR]

@@ -62,7 +62,7 @@ def compute(
     Args:
         target: the device of the first choice.
         may_leave: whether the CPU may take over from it.
-        compiled: have the network compiled; not in the quick mode.
+        compiled: have the network compiled; in the exact mode alone.
 
     Raises:
         ModelRefused: outputs that are not finite.
@@ -79,6 +79,7 @@ def compute(
         here = network if rung.device == target else bundle.load(rung.device)
         computed = chosen if rung.device == target else choose_precision(precision, rung.device)
         way: dict[str, Any] = {"window": rung.window, "batch": rung.batch, "on_host": rung.on_host}
+        way |= {"lean": mode == "lean"}
         with full_fp32(rung.device, computed):
             if rung.focused:
                 way["focus"] = focus_sides(here, len(SEQUENCES), settings.window, rung.device, computed)

@@ -1,8 +1,8 @@
-"""Where a quick analysis looks closely.
+"""Where a lean or a quick analysis looks closely.
 
-A glance, one pass over the volume at half the resolution, says where tumour may be. There, and where a box was found,
-windows of full resolution are laid; nothing else is segmented. They are laid round what was seen, not on the fixed
-tiling of the whole volume, so that fewer of them do and the tumour lies in their middle.
+A glance, one pass over the volume at half the resolution, says where tumour may be. Only there, and where a box was
+found, anything is segmented. A lean analysis keeps the windows of the fixed tiling that hold such a place. A quick one
+lays its windows round what was seen, so that fewer of them do and the tumour lies in their middle.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from scipy import ndimage
 from torch.nn.functional import avg_pool3d, max_pool3d, pad
 
+from MTMed3DCore.geometry import VoxelBox
 from MTMed3DCore.inference.settings import GRANULE
 from MTMed3DCore.inference.tiling import Triple, Window, padded_extent, plan_windows
 from MTMed3DCore.networks.registry import TASKS
@@ -40,27 +41,47 @@ def may_focus(network: Any, tiling: Sequence[Window]) -> bool:
     return segments and getattr(network, "level_strides", None) is not None and len(tiling) >= LEAST_WINDOWS
 
 
-def glance(network: Any, volume: torch.Tensor, device: torch.device) -> npt.NDArray[np.bool_]:
+def glance(network: Any, volume: torch.Tensor, brain: VoxelBox, device: torch.device) -> npt.NDArray[np.bool_]:
     """Where tumour may be, on the lattice of every second voxel, with the margin.
 
     Args:
         network: a `TaskNetwork` that segments.
         volume: (1, C, X, Y, Z), sides multiples of 32.
+        brain: all that is looked at.
         device: the network's.
 
     Returns:
         (X / 2, Y / 2, Z / 2).
     """
-    small = avg_pool3d(volume, FACTOR)
+    lower = [int(low) // FACTOR for low in brain.lower]
+    upper = [-(-int(high) // FACTOR) for high in brain.upper]
+    place = tuple(slice(low, high) for low, high in zip(lower, upper, strict=True))
+    x, y, z = (slice(low * FACTOR, high * FACTOR) for low, high in zip(lower, upper, strict=True))
+    small = avg_pool3d(volume[..., x, y, z], FACTOR)
     shape = (small.shape[2], small.shape[3], small.shape[4])
     missing = [full - side for full, side in zip(padded_extent(shape), shape, strict=True)]
     small = pad(small, (0, missing[2], 0, missing[1], 0, missing[0])).to(device)
     logits = network.segment(small, network.encode(small))
     likely = (logits[0].float().amax(0) >= torch.logit(torch.tensor(UNLIKELY)).item()).float()
+    here = likely.new_zeros([side // FACTOR for side in volume.shape[2:]])
+    here[place] = likely[: shape[0], : shape[1], : shape[2]]
     reach = MARGIN // FACTOR
-    kept = max_pool3d(likely[None, None], 2 * reach + 1, stride=1, padding=reach)[0, 0] > 0
-    seen: npt.NDArray[np.bool_] = kept[: shape[0], : shape[1], : shape[2]].cpu().numpy()
+    kept = max_pool3d(here[None, None], 2 * reach + 1, stride=1, padding=reach)[0, 0] > 0
+    seen: npt.NDArray[np.bool_] = kept.cpu().numpy()
     return seen
+
+
+def needed_windows(
+    seen: npt.NDArray[np.bool_], boxes: npt.NDArray[np.float32], tiling: Sequence[Window]
+) -> list[Window]:
+    """Those windows of a tiling whose own part holds something that was seen, or a box.
+
+    Args:
+        seen: as `glance` gives it.
+        boxes: (N, 6), half-open voxel boxes of the working volume.
+        tiling: the windows that cover the whole volume.
+    """
+    return _holding(_with_boxes(seen, boxes), tiling)
 
 
 def focus_windows(
@@ -75,11 +96,7 @@ def focus_windows(
             others would mean no less work.
         sides: of windows over a region; no axis shorter than the tiling's.
     """
-    seen = seen.copy()
-    for box in boxes:
-        lower = np.maximum(np.floor(box[:3] - MARGIN) // FACTOR, 0).astype(int)
-        upper = (np.ceil(box[3:] + MARGIN) // FACTOR).astype(int) + 1
-        seen[tuple(slice(low, high) for low, high in zip(lower, upper, strict=True))] = True
+    seen = _with_boxes(seen, boxes)
     least = tiling[0].size
     numbered, _ = ndimage.label(seen)
     laid: dict[tuple[Triple, Triple], Window] = {}
@@ -91,7 +108,7 @@ def focus_windows(
         for window in plan_windows(extent, sides(extent))[1]:
             moved = _moved(window, first)
             laid[moved.start, moved.size] = moved
-    needed = [window for window in tiling if seen[_half(window)].any()]
+    needed = _holding(seen, tiling)
     if _voxels(needed) <= _voxels(laid.values()):
         return needed
     return list(laid.values())
@@ -104,6 +121,20 @@ def cut(levels: Sequence[torch.Tensor], strides: Sequence[int], window: Window) 
         x, y, z = (slice(part.start // stride, part.stop // stride) for part in window.slices)
         parts.append(level[..., x, y, z])
     return parts
+
+
+def _with_boxes(seen: npt.NDArray[np.bool_], boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """What was seen, and the boxes with the margin."""
+    seen = seen.copy()
+    for box in boxes:
+        lower = np.maximum(np.floor(box[:3] - MARGIN) // FACTOR, 0).astype(int)
+        upper = (np.ceil(box[3:] + MARGIN) // FACTOR).astype(int) + 1
+        seen[tuple(slice(low, high) for low, high in zip(lower, upper, strict=True))] = True
+    return seen
+
+
+def _holding(seen: npt.NDArray[np.bool_], tiling: Sequence[Window]) -> list[Window]:
+    return [window for window in tiling if seen[_half(window)].any()]
 
 
 def _lattice(low: int, high: int, least: int, full: int) -> tuple[int, int]:

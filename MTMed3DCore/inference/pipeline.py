@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from MTMed3DCore.preparation.record import PreparationRecord
     from MTMed3DCore.study import Study
 
-MODES = ("exact", "quick")
+MODES = ("exact", "lean", "quick")
 
 
 def analyze(
@@ -77,7 +77,9 @@ def analyze(
         preparation: an earlier preparation of the same study, to be used again; see
             `MTMed3DCore.preparation.record.read_preparation`.
         prior: findings of an earlier study of the same patient, to be compared with.
-        mode: ``"exact"`` computes everything, in the windows that the model was trained with. ``"quick"`` encodes the
+        mode: ``"exact"`` computes everything, in the windows that the model was trained with. ``"lean"`` leaves out the
+            segmentation of windows in which a glance at half the resolution and the boxes see nothing; for models of
+            many windows, with nearly the same regions (``docs/speed.md`` says how near). ``"quick"`` encodes the
             brain in one pass, segments only where a glance at half the resolution, or a box, gives reason to, and on a
             CPU computes in bf16 where that was measured to pay.
         check_uncertainty: segment the mirror image of the study too, and warn where both do not agree; takes about
@@ -131,7 +133,7 @@ def analyze(
             may_leave=device == "auto",
             mode=mode,
             check_uncertainty=check_uncertainty,
-            compiled=compiled and mode == "exact",  # a quick analysis has other sizes in every study
+            compiled=compiled and mode == "exact",  # a glance has another size in every study
         )
         raw = computed.raw
         notices.extend(computed.notices)

@@ -18,7 +18,7 @@ from MTMed3DCore.errors import ModelRefused
 from MTMed3DCore.findings import WHOLE_TUMOUR
 from MTMed3DCore.geometry import VoxelBox
 from MTMed3DCore.inference.detection import BoxCollector, Level
-from MTMed3DCore.inference.focus import Sides, cut, focus_windows, glance, may_focus
+from MTMed3DCore.inference.focus import Sides, cut, focus_windows, glance, may_focus, needed_windows
 from MTMed3DCore.inference.settings import GRANULE, InferenceSettings
 from MTMed3DCore.inference.tiling import Triple, Window, plan_windows
 from MTMed3DCore.inference.transfer import to_device
@@ -30,8 +30,11 @@ if TYPE_CHECKING:
     from MTMed3DCore.preparation import PreparedStudy
 
 GRADING_FROM = 0.9
-"""Share of the time before the grading, and of a quick run before the first window, for the progress bar."""
+"""Share of the time before the grading, for the progress bar."""
 WHOLE_SHARE = 0.4
+"""Of a quick run before its glance."""
+GLANCE_SHARE = 0.1
+"""Of a lean run before its first window."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +67,10 @@ def run_network(
     *,
     window: Triple | None = None,
     batch: int = 1,
+    lean: bool = False,
     focus: Sides | None = None,
     on_host: bool = False,
+    tiling: Sequence[Window] | None = None,
 ) -> RawResult:
     """Run every task of a network on a prepared study.
 
@@ -81,11 +86,13 @@ def run_network(
         progress: told as stage ``infer``, window by window, and may cancel there.
         window: sides of the windows in place of the model's.
         batch: windows that go through the network at a time.
+        lean: segment only the windows in which a glance or a box gives reason to; where there are few, all the same.
         focus: encode the whole volume in one pass, detect in it, and segment only where a glance or a box gives reason
             to, in windows of the sides that this gives; see `MTMed3DCore.inference.focus`. Where there are few windows,
             or the network's levels cannot be cut into windows, everything is computed all the same.
         on_host: keep the volume and the regions in the host's memory, and bring windows to the device one by one;
             otherwise all is on the device, and nothing waits for it before the end, or before the glance is seen.
+        tiling: windows in place of `plan_windows`', for comparisons with other ways to cover the same volume.
 
     Raises:
         ModelRefused: outputs that are not finite or do not fit the settings.
@@ -93,15 +100,20 @@ def run_network(
     """
     device = torch.device(device)
     padded, windows = plan_windows(prepared.grid.shape, window or settings.window)
+    windows = windows if tiling is None else list(tiling)
     order = [SEQUENCES.index(name) for name in settings.channel_order]
     volume = torch.zeros((1, len(order), *padded))
     x, y, z = prepared.grid.shape
     volume[0, :, :x, :y, :z] = torch.from_numpy(prepared.image[order])
     volume = volume if on_host else to_device(volume, device)
-    run = _Run(network, volume, settings, device, precision, progress, BoxCollector(settings, prepared.grid.shape))
+    brain_box = VoxelBox.around(prepared.brain)
+    boxes = BoxCollector(settings, prepared.grid.shape)
+    run = _Run(network, volume, brain_box, settings, device, precision, progress, boxes)
     with torch.inference_mode():
         if focus is not None and may_focus(network, windows):
             run.closely(windows, focus, batch)
+        elif lean and may_focus(network, windows):
+            run.leanly(windows, batch)
         else:
             run.everywhere(windows, batch)
         # One voxel of grace, so that interpolation to the native grid leaves tumour at the brain's surface whole. A GPU
@@ -133,11 +145,13 @@ class _Run:
     Args:
         network, settings, device, precision, progress: as in `run_network`.
         volume: (1, C, X, Y, Z), padded; the regions are gathered where it is.
+        brain: in the volume.
         boxes: takes the boxes.
     """
 
     network: Any
     volume: torch.Tensor
+    brain: VoxelBox
     settings: InferenceSettings
     device: torch.device
     precision: str
@@ -156,16 +170,29 @@ class _Run:
 
     def everywhere(self, windows: Sequence[Window], batch: int) -> None:
         """Every task in every window."""
-        done = 0
-        for some in _batches(windows, batch):
-            self.progress("infer", done / len(windows) * GRADING_FROM, f"Window {done + 1} of {len(windows)}")
-            done += len(some)
-            part = torch.cat([self._part(window) for window in some])
+        for some in self._batches(windows, batch, 0.0, GRADING_FROM):
+            part, features = self._detected(some)
+            self._segment(part, features, some)
+
+    def leanly(self, windows: Sequence[Window], batch: int) -> None:
+        """The encoder and the detection in every window, the segmentation where it is called for."""
+        seen = self._glance(0.0)
+        wanted = needed_windows(seen, np.zeros((0, 6), np.float32), windows)
+        others = [window for window in windows if window not in wanted]
+        half = GLANCE_SHARE + (GRADING_FROM - GLANCE_SHARE) * len(wanted) / len(windows)
+        for some in self._batches(wanted, batch, GLANCE_SHARE, half):
+            part, features = self._detected(some)
+            self._segment(part, features, some)
+        for some in self._batches(others, batch, half, GRADING_FROM):
+            self._detected(some)
+        # A box where the glance saw nothing: such a window is encoded once more, as levels of all would take much room.
+        late = [window for window in needed_windows(seen, self.boxes.merged()[0], windows) if window in others]
+        for some in self._batches(late, batch, GRADING_FROM, GRADING_FROM):
+            part = self._parts(some)
             with self.rounded():
                 features = self.network.encode(part)
-                detection = self.network.detect(features)
-            self._take_boxes(detection, some)
             self._segment(part, features, some)
+        self.stitch.leave_out([window for window in others if window not in late])
 
     def closely(self, windows: Sequence[Window], sides: Sides, batch: int) -> None:
         """The whole volume at once, then the segmentation where it is called for.
@@ -183,18 +210,37 @@ class _Run:
         self._take_boxes(detection, [whole])
         del detection
         give_back_freed_memory()  # what a whole brain took lies in pieces that no window fits into
-        self.progress("infer", WHOLE_SHARE, "Glance")
-        with self.rounded():
-            seen = glance(self.network, self.volume, self.device)
-        wanted = focus_windows(seen, self.boxes.merged()[0], windows, sides)
-        done = 0
-        for some in _batches(wanted, batch):
-            share = WHOLE_SHARE + (GRADING_FROM - WHOLE_SHARE) * (done + 1) / (len(wanted) + 1)
-            self.progress("infer", share, f"Window {done + 1} of {len(wanted)}")
-            done += len(some)
+        wanted = focus_windows(self._glance(WHOLE_SHARE), self.boxes.merged()[0], windows, sides)
+        for some in self._batches(wanted, batch, WHOLE_SHARE, GRADING_FROM):
             features = [cut(levels, self.network.level_strides, window) for window in some]
-            part = torch.cat([self._part(window) for window in some])
-            self._segment(part, [torch.cat(level) for level in zip(*features, strict=True)], some)
+            self._segment(self._parts(some), [torch.cat(level) for level in zip(*features, strict=True)], some)
+
+    def _batches(self, windows: Sequence[Window], most: int, begin: float, end: float) -> Iterator[list[Window]]:
+        """Windows of one size together, so many at a time, with progress between two shares of the time."""
+        done = 0
+        for some in _batches(windows, most):
+            share = begin + (end - begin) * done / len(windows)
+            self.progress("infer", share, f"Window {done + 1} of {len(windows)}")
+            done += len(some)
+            yield some
+
+    def _glance(self, share: float) -> npt.NDArray[np.bool_]:
+        """What a glance sees."""
+        self.progress("infer", share, "Glance")
+        with self.rounded():
+            return glance(self.network, self.volume, self.brain, self.device)
+
+    def _detected(self, windows: Sequence[Window]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The image and the levels of some windows, whose boxes are taken."""
+        part = self._parts(windows)
+        with self.rounded():
+            features = self.network.encode(part)
+            detection = self.network.detect(features)
+        self._take_boxes(detection, windows)
+        return part, features
+
+    def _parts(self, windows: Sequence[Window]) -> torch.Tensor:
+        return torch.cat([self._part(window) for window in windows])
 
     def _part(self, window: Window) -> torch.Tensor:
         return to_device(self.volume[(slice(None), slice(None), *window.slices)], self.device)
@@ -243,6 +289,11 @@ class _Stitch:
             weight = self._weight(window.size)
             self._sum[(slice(None), *window.slices)] += weight * likely[index]
             self._total[window.slices] += weight
+
+    def leave_out(self, windows: Sequence[Window]) -> None:
+        """Windows that would say that nothing is there."""
+        for window in windows:
+            self._total[window.slices] += self._weight(window.size)
 
     def _weight(self, size: Triple) -> torch.Tensor:
         """Of the voxels of a window."""

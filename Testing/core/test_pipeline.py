@@ -274,6 +274,25 @@ def test_the_quick_mode_encodes_the_brain_once_and_finds_the_same_tumour() -> No
     assert [each.code for each in quick.domain] == [each.code for each in exact.domain]
 
 
+def test_the_lean_mode_segments_less_and_finds_the_same_tumour() -> None:
+    segmented = []
+
+    class Counting(CutNetwork):
+        def segment(self, x: torch.Tensor, features: list[torch.Tensor]) -> torch.Tensor:
+            segmented.append(tuple(x.shape[2:]))
+            return super().segment(x, features)
+
+    exact = analyze(study(), bundle(FINE), device="cpu", network=Counting(), check_uncertainty=True)
+    everything = segmented.copy()
+    segmented.clear()
+    lean = analyze(study(), bundle(FINE), device="cpu", network=Counting(), mode="lean", check_uncertainty=True)
+    assert lean.software["mode"] == "lean"
+    assert len(segmented) < len(everything)
+    both = int((lean.labels & exact.labels > 0).sum())
+    assert 2 * both >= 0.99 * ((lean.labels > 0).sum() + (exact.labels > 0).sum()) > 0
+    assert [each.code for each in lean.domain] == [each.code for each in exact.domain]
+
+
 def test_a_brain_too_large_for_one_pass_is_analysed_window_by_window(monkeypatch) -> None:
     monkeypatch.setattr("MTMed3DCore.inference.measured.memory_at_hand", lambda device: 1e6)
     network = CutNetwork()

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from MTMed3DCore.errors import Cancelled, ModelRefused
-from MTMed3DCore.geometry import Grid
+from MTMed3DCore.geometry import Grid, VoxelBox
 from MTMed3DCore.inference.detection import BoxCollector
 from MTMed3DCore.inference.settings import InferenceSettings
 from MTMed3DCore.inference.tiling import plan_windows
@@ -128,7 +128,8 @@ def test_nothing_is_asked_of_the_device_between_the_first_window_and_the_last() 
     padded, windows = plan_windows((100, 70, 70), 64)
     boxes = BoxCollector(SETTINGS, (100, 70, 70))
     volume = torch.zeros((1, 4, *padded), device=device)
-    run = _Run(network.to(device), volume, SETTINGS, device, "fp32", silent, boxes)
+    brain = VoxelBox((0, 0, 0), (100, 70, 70))
+    run = _Run(network.to(device), volume, brain, SETTINGS, device, "fp32", silent, boxes)
     with torch.inference_mode():
         run.everywhere(windows, 2)
     assert run.detects
@@ -210,6 +211,17 @@ def test_a_focused_run_encodes_once_and_segments_only_round_the_tumour(at: int) 
     assert some.hgg_probability == pytest.approx(everything.hgg_probability)
 
 
+@pytest.mark.parametrize(("at", "needed"), [(20, 1), (55, 3), (200, 2)])
+def test_a_lean_run_segments_those_windows_of_the_fixed_tiling_that_hold_something(at: int, needed: int) -> None:
+    full, lean = DarkNetwork(), DarkNetwork()
+    everything = run_network(full, dark_study(at), SETTINGS)
+    some = run_network(lean, dark_study(at), SETTINGS, lean=True, batch=2)
+    assert lean.segmented == 1 + needed + 1  # the glance, the windows, what is graded
+    np.testing.assert_array_equal(some.regions >= 0.5, everything.regions >= 0.5)
+    np.testing.assert_array_equal(some.boxes, everything.boxes)
+    assert some.regions.min() == 0, "a window that is left out says that nothing is there"
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_levels_cut_from_the_whole_give_what_windows_give(batch: int) -> None:
     class FromLevels(LocalNetwork):
@@ -246,6 +258,10 @@ def test_a_box_calls_for_its_segmentation_whatever_the_glance_saw() -> None:
     assert not clean.regions.any()
     run_network(boxed, prepared, SETTINGS, focus=models_own)
     assert boxed.segmented == 1 + 1
+    lean = DarkNetwork(boxes=True)
+    run_network(lean, prepared, SETTINGS, lean=True)
+    assert lean.segmented > 1
+    assert lean.encoded == 1 + 7 + (lean.segmented - 1), "once more where a box came after its window"
 
 
 def test_channels_come_in_the_order_that_the_model_was_trained_with() -> None:
