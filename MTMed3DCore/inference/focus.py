@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -16,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import ndimage
-from torch.nn.functional import avg_pool3d, max_pool3d, pad
+from torch.nn.functional import avg_pool3d, pad
 
 from MTMed3DCore.geometry import VoxelBox
 from MTMed3DCore.inference.settings import GRANULE
-from MTMed3DCore.inference.tiling import Triple, Window, padded_extent, plan_windows
+from MTMed3DCore.inference.tiling import Triple, Window, padded_extent, plan_windows, window_weight
 from MTMed3DCore.networks.registry import TASKS
 
 FACTOR = 2
@@ -28,6 +29,8 @@ UNLIKELY = 0.1
 """Probability of any region from which the glance keeps a voxel; low, because it is no more than a glance."""
 MARGIN = 8
 """Voxels of the working volume around what was seen that are kept as well; windows reach further."""
+LEAST_SHARE = 0.02
+"""Of the mean in a voxel, from which a window has a say in it."""
 LEAST_WINDOWS = 4
 """With fewer windows over the whole volume the glance costs more than it can save."""
 
@@ -42,7 +45,7 @@ def may_focus(network: Any, tiling: Sequence[Window]) -> bool:
 
 
 def glance(network: Any, volume: torch.Tensor, brain: VoxelBox, device: torch.device) -> npt.NDArray[np.bool_]:
-    """Where tumour may be, on the lattice of every second voxel, with the margin.
+    """Where tumour may be, on the lattice of every second voxel.
 
     Args:
         network: a `TaskNetwork` that segments.
@@ -62,26 +65,39 @@ def glance(network: Any, volume: torch.Tensor, brain: VoxelBox, device: torch.de
     missing = [full - side for full, side in zip(padded_extent(shape), shape, strict=True)]
     small = pad(small, (0, missing[2], 0, missing[1], 0, missing[0])).to(device)
     logits = network.segment(small, network.encode(small))
-    likely = (logits[0].float().amax(0) >= torch.logit(torch.tensor(UNLIKELY)).item()).float()
+    likely = logits[0].float().amax(0) >= torch.logit(torch.tensor(UNLIKELY)).item()
     here = likely.new_zeros([side // FACTOR for side in volume.shape[2:]])
     here[place] = likely[: shape[0], : shape[1], : shape[2]]
-    reach = MARGIN // FACTOR
-    kept = max_pool3d(here[None, None], 2 * reach + 1, stride=1, padding=reach)[0, 0] > 0
-    seen: npt.NDArray[np.bool_] = kept.cpu().numpy()
+    seen: npt.NDArray[np.bool_] = here.cpu().numpy()
     return seen
 
 
 def needed_windows(
     seen: npt.NDArray[np.bool_], boxes: npt.NDArray[np.float32], tiling: Sequence[Window]
 ) -> list[Window]:
-    """Those windows of a tiling whose own part holds something that was seen, or a box.
+    """Those windows of a tiling that something seen, or a box, calls for.
+
+    A window is needed if its own part holds something, margin included, or if its share of the mean is at least
+    `LEAST_SHARE` in any voxel that was seen: where windows overlap by much, one has its say far outside its own part.
 
     Args:
         seen: as `glance` gives it.
         boxes: (N, 6), half-open voxel boxes of the working volume.
         tiling: the windows that cover the whole volume.
     """
-    return _holding(_with_boxes(seen, boxes), tiling)
+    places = [
+        tuple(slice(a // FACTOR, (a + n) // FACTOR) for a, n in zip(w.start, w.size, strict=True)) for w in tiling
+    ]
+    weights = [_weight(window.size) for window in tiling]
+    total = np.zeros(seen.shape, dtype=np.float32)
+    for place, weight in zip(places, weights, strict=True):
+        total[place] += weight
+    holding = _holding(_widened(seen, boxes), tiling)
+    return [
+        window
+        for window, place, weight in zip(tiling, places, weights, strict=True)
+        if window in holding or (seen[place] & (weight >= LEAST_SHARE * total[place])).any()
+    ]
 
 
 def focus_windows(
@@ -96,7 +112,7 @@ def focus_windows(
             others would mean no less work.
         sides: of windows over a region; no axis shorter than the tiling's.
     """
-    seen = _with_boxes(seen, boxes)
+    seen = _widened(seen, boxes)
     least = tiling[0].size
     numbered, _ = ndimage.label(seen)
     laid: dict[tuple[Triple, Triple], Window] = {}
@@ -123,14 +139,22 @@ def cut(levels: Sequence[torch.Tensor], strides: Sequence[int], window: Window) 
     return parts
 
 
-def _with_boxes(seen: npt.NDArray[np.bool_], boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    """What was seen, and the boxes with the margin."""
-    seen = seen.copy()
+def _widened(seen: npt.NDArray[np.bool_], boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """What was seen and the boxes, with the margin."""
+    widened: npt.NDArray[np.bool_] = ndimage.maximum_filter(seen, 2 * (MARGIN // FACTOR) + 1)
     for box in boxes:
         lower = np.maximum(np.floor(box[:3] - MARGIN) // FACTOR, 0).astype(int)
         upper = (np.ceil(box[3:] + MARGIN) // FACTOR).astype(int) + 1
-        seen[tuple(slice(low, high) for low, high in zip(lower, upper, strict=True))] = True
-    return seen
+        widened[tuple(slice(low, high) for low, high in zip(lower, upper, strict=True))] = True
+    return widened
+
+
+@lru_cache(maxsize=8)
+def _weight(size: Triple) -> npt.NDArray[np.float32]:
+    """Of a window's voxels in the mean, on the lattice of every second voxel."""
+    x, y, z = (side // FACTOR for side in size)
+    weight: npt.NDArray[np.float32] = window_weight((x, y, z)).numpy()
+    return weight
 
 
 def _holding(seen: npt.NDArray[np.bool_], tiling: Sequence[Window]) -> list[Window]:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.data.utils import compute_importance_map
 from scipy import ndimage
 
 from MTMed3DCore.allocator import give_back_freed_memory
@@ -20,7 +19,7 @@ from MTMed3DCore.geometry import VoxelBox
 from MTMed3DCore.inference.detection import BoxCollector, Level
 from MTMed3DCore.inference.focus import Sides, cut, focus_windows, glance, may_focus, needed_windows
 from MTMed3DCore.inference.settings import GRANULE, InferenceSettings
-from MTMed3DCore.inference.tiling import Triple, Window, plan_windows
+from MTMed3DCore.inference.tiling import Triple, Window, plan_windows, window_weight
 from MTMed3DCore.inference.transfer import to_device
 from MTMed3DCore.networks.registry import TASKS
 from MTMed3DCore.progress import Progress, silent
@@ -298,9 +297,7 @@ class _Stitch:
     def _weight(self, size: Triple) -> torch.Tensor:
         """Of the voxels of a window."""
         if size not in self._weights:
-            # Made on the host: MONAI asks for its smallest value.
-            gaussian = compute_importance_map(size, mode="gaussian", sigma_scale=0.125, device="cpu").float()
-            self._weights[size] = to_device(gaussian, self._total.device)
+            self._weights[size] = to_device(window_weight(size), self._total.device)
         return self._weights[size]
 
     def probabilities(self) -> torch.Tensor | None:

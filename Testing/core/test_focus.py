@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from MTMed3DCore.inference.focus import FACTOR, MARGIN, cut, focus_windows
+from MTMed3DCore.inference.focus import FACTOR, MARGIN, cut, focus_windows, needed_windows
 from MTMed3DCore.inference.tiling import plan_windows
 
 EXTENT = (160, 192, 160)
@@ -80,6 +80,19 @@ def test_a_box_is_covered_with_its_margin_even_at_the_border():
     windows = focus_windows(seen_at(), box, TILING, own)
     with_margin = (slice(0, 22 + MARGIN), slice(100 - MARGIN, 180 + MARGIN), slice(60 - MARGIN, 95 + MARGIN))
     assert covered(windows)[with_margin].all()
+
+
+def test_a_lean_run_needs_the_windows_near_a_tumour_and_those_that_have_a_say_in_it():
+    # Along the second axis windows begin at 0, 64 and 96, and answer for 0 to 80, 80 to 128 and 128 to 192.
+    place = (slice(40, 50), slice(110, 120), slice(40, 50))
+    needed = [window.start for window in needed_windows(seen_at(place), NO_BOXES, TILING)]
+    assert needed == [(0, 64, 0), (0, 96, 0)], "the last two overlap by 64 voxels, and share the place"
+    beside = (slice(40, 50), slice(20, 30), slice(40, 50))
+    assert [window.start for window in needed_windows(seen_at(beside), NO_BOXES, TILING)] == [(0, 0, 0)]
+    # A box is no closer than the margin to what its neighbours answer for, and nothing was seen in it.
+    box = np.array([[40.0, 95.0, 40.0, 50.0, 115.0, 50.0]], dtype=np.float32)
+    assert [window.start for window in needed_windows(seen_at(), box, TILING)] == [(0, 64, 0)]
+    assert needed_windows(seen_at(), NO_BOXES, TILING) == []
 
 
 def test_a_window_cut_from_the_levels_lies_where_the_window_lies():
