@@ -64,7 +64,9 @@ def make_environment(extras: str) -> None:
     content = b"".join(path.read_bytes() for path in requirements)
     digest = hashlib.sha256(content).hexdigest()
     done = STAMP.read_text().split() if STAMP.is_file() else []
-    if done[:1] == [digest] and (not extras or extras in done[1:]) and Path(python()).is_file():
+    kept = {extra for names in done[1:] for extra in names.split(",")} if done[:1] == [digest] else set()
+    wanted = set(filter(None, extras.split(",")))
+    if done[:1] == [digest] and wanted <= kept and Path(python()).is_file():
         return
     if not done or not Path(python()).is_file():
         create_environment()
@@ -73,8 +75,7 @@ def make_environment(extras: str) -> None:
     pinned = next(line for line in Path(constraints).read_text().splitlines() if line.startswith("torch=="))
     install(pinned, "-c", constraints)
     install("-c", constraints, "-e", f".[{extras}]" if extras else ".")
-    kept = done[1:] if done[:1] == [digest] else []
-    STAMP.write_text(" ".join([digest, *sorted({*kept, extras} - {""})]) + "\n")
+    STAMP.write_text(" ".join([digest, *sorted(kept | wanted)]) + "\n")
 
 
 def create_environment() -> None:

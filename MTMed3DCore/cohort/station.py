@@ -27,8 +27,8 @@ from MTMed3DCore.cohort.thumbnail import thumbnail
 from MTMed3DCore.datalist.case import Case, ImageFile
 from MTMed3DCore.errors import Cancelled, ModelRefused
 from MTMed3DCore.findings import Findings
-from MTMed3DCore.inference import analyze, choose_device
-from MTMed3DCore.inference.computing import load_network
+from MTMed3DCore.inference import analyze
+from MTMed3DCore.inference.computing import load_named
 from MTMed3DCore.progress import Progress
 from MTMed3DCore.study import Study
 from MTMed3DCore.training.examples import read_images
@@ -63,11 +63,9 @@ class Station:
         self, folder: CohortFolder, settings: CohortSettings, device: str | None = None, tell: Tell = nobody
     ) -> None:
         self._folder, self._settings, self._tell = folder, settings, tell
-        name = device or settings.device
         self._bundle = _bundle_of(settings)
         self._depends_on = fingerprint(settings, self._bundle)
-        self._network, there, self._notices = load_network(self._bundle, choose_device(name), may_leave=name == "auto")
-        self._device = str(there) if self._notices else name
+        self._network, self._device, self._notices = load_named(self._bundle, device or settings.device)
         self._room = BoundedSemaphore(settings.in_hand)
         self._compute = ThreadPoolExecutor(1, "compute")
         self._write = ThreadPoolExecutor(1, "write")

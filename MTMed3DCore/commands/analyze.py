@@ -161,12 +161,11 @@ def load_model(options: argparse.Namespace) -> LoadedModel:
         WrongUse: an unknown or absent device.
     """
     from MTMed3DCore.bundles import find_bundle
-    from MTMed3DCore.inference import choose_device
-    from MTMed3DCore.inference.computing import load_network
+    from MTMed3DCore.inference.computing import load_named
 
-    bundle, device = find_bundle(options.model), choose_device(options.device)
-    network, there, notices = load_network(bundle, device, may_leave=options.device == "auto")
-    return LoadedModel(bundle, network, str(there) if notices else options.device, tuple(notices))
+    bundle = find_bundle(options.model)
+    network, device, notices = load_named(bundle, options.device)
+    return LoadedModel(bundle, network, device, tuple(notices))
 
 
 def analyze_one(

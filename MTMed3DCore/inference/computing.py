@@ -10,7 +10,7 @@ import torch
 from MTMed3DCore.allocator import give_back_freed_memory, keep_freed_memory
 from MTMed3DCore.domain.uncertainty import mirror_disagreement
 from MTMed3DCore.inference.compiled import even_batch, run_compiled
-from MTMed3DCore.inference.devices import choose_precision, full_fp32
+from MTMed3DCore.inference.devices import choose_device, choose_precision, full_fp32
 from MTMed3DCore.inference.focus import may_focus
 from MTMed3DCore.inference.ladder import GPU_BATCH, Rung, climb_down, ladder, left_notice, short_of_memory
 from MTMed3DCore.inference.measured import fits_whole, focus_sides
@@ -127,6 +127,16 @@ def load_network(bundle: Bundle, device: torch.device, *, may_leave: bool) -> tu
         if not (may_leave and device.type != "cpu" and short_of_memory(error)):
             raise
     return bundle.load("cpu"), torch.device("cpu"), [left_notice(device)]
+
+
+def load_named(bundle: Bundle, device: str) -> tuple[Any, str, list[Notice]]:
+    """`load_network` for a device by its name; with the name that `analyze` is to be given from then on.
+
+    Raises:
+        WrongUse: an unknown or absent device.
+    """
+    network, there, notices = load_network(bundle, choose_device(device), may_leave=device == "auto")
+    return network, str(there) if notices else device, notices
 
 
 def _ways(

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from MTMed3DCore import __version__
 from MTMed3DCore.inference.focus import Sides
 from MTMed3DCore.inference.tiling import Triple, WindowCost, fitting_sides, padded_extent, quickest_sides
 from MTMed3DCore.memory import available_memory
@@ -200,7 +201,8 @@ def _key(figure: str, network: Any, device: torch.device, precision: str) -> str
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     config = json.dumps(network.config, sort_keys=True)
     family = getattr(network, "family", "")
-    parts = (figure, processor, f"{torch.get_num_threads()} threads", torch.__version__, family, config, precision)
+    threads = f"{torch.get_num_threads()} threads"
+    parts = (figure, processor, threads, torch.__version__, __version__, family, config, precision)
     return " | ".join(parts)
 
 

@@ -11,6 +11,7 @@ import torch
 from MTMed3DCore.networks import MultiTaskNetwork, build_network
 from MTMed3DCore.networks.fast import encode, rows, swin, winograd
 from MTMed3DCore.networks.fast.decoder import FusedSegmentation, finish
+from MTMed3DCore.networks.fast.rows import Shortcut
 from MTMed3DCore.networks.fast.token_order import axis_runs, token_order
 
 SHAPES = ((64, 64, 64), (32, 64, 96), (96, 64, 64))
@@ -168,7 +169,24 @@ def test_the_end_of_a_convolution_is_a_norm_a_sum_and_a_leaky_relu_chunk_by_chun
     with_sum = torch.nn.functional.leaky_relu(normal + added, 0.01)
     for lie in (winograd.channels_last, torch.Tensor.clone):
         assert float((finish(lie(x), active=False) - normal).abs().max()) <= 1e-3
-        assert float((finish(lie(x), lie(added)) - with_sum).abs().max()) <= 1e-3
+        assert float((finish(lie(x), Shortcut(lie(added))) - with_sum).abs().max()) <= 1e-3
+
+
+@pytest.mark.parametrize("channels", [12, 48])
+def test_a_shortcut_has_a_norm_of_its_own_behind_its_convolution_and_without_one(monkeypatch, channels):
+    monkeypatch.setattr(rows, "CHUNK_BYTES", 2**12)
+    random = torch.Generator().manual_seed(1)
+    x, source = (torch.randn(1, count, 8, 6, 8, generator=random) * 3 + 7 for count in (channels, 4))
+    matrix = torch.randn(channels, 4, generator=random)
+    norm = torch.nn.functional.instance_norm
+    mixed = torch.einsum("oi,bixyz->boxyz", matrix.double(), source.double())
+    for lie in (winograd.channels_last, torch.Tensor.clone):
+        found = finish(lie(x), Shortcut(lie(source), matrix, normal=True))
+        expected = torch.nn.functional.leaky_relu(norm(x.double()) + norm(mixed), 0.01)
+        assert float((found - expected).abs().max()) <= 1e-5
+        found = finish(lie(x), Shortcut(lie(x.flip(2)), normal=True))
+        expected = torch.nn.functional.leaky_relu(norm(x.double()) + norm(x.flip(2).double()), 0.01)
+        assert float((found - expected).abs().max()) <= 1e-5
 
 
 @pytest.mark.parametrize("shape", SHAPES[1:])

@@ -17,32 +17,29 @@ import torch
 from torch import nn
 from torch.nn.functional import conv3d, layer_norm, leaky_relu_
 
-from MTMed3DCore.networks.fast.rows import SLOPE, finish_rows
+from MTMed3DCore.networks.fast.rows import SLOPE, Shortcut, finish_rows
 from MTMed3DCore.networks.fast.winograd import Convolution, channels_last, map_of, voxels_of, wants_channels_last
 
 PHASES = tuple(product(range(2), repeat=3))
 """Places of a fine voxel inside a coarse one."""
 
 
-def finish(
-    x: torch.Tensor, added: torch.Tensor | None = None, matrix: torch.Tensor | None = None, *, active: bool = True
-) -> torch.Tensor:
+def finish(x: torch.Tensor, shortcut: Shortcut | None = None, *, active: bool = True) -> torch.Tensor:
     """Instance norm without affine part, a sum, a leaky ReLU: the end of a convolution.
 
     Args:
         x: (B, C, X, Y, Z); gone afterwards.
-        added: after the norm, (B, C, X, Y, Z), or (B, I, X, Y, Z) with `matrix`.
-        matrix: (C, I), weight of a 1 x 1 x 1 convolution with a norm of its own that `added` goes through.
+        shortcut: what is added after the norm.
         active: whether the leaky ReLU follows.
     """
     voxels = voxels_of(x)
     if voxels is not None:
-        others = None if added is None else added.permute(0, 2, 3, 4, 1).flatten(0, 3)
-        finish_rows(voxels.flatten(0, 2), active, others, matrix)
+        finish_rows(voxels.flatten(0, 2), active, shortcut)
         return x
     y = layer_norm(x.flatten(2), (x[0, 0].numel(),)).view(x.shape)
-    if added is not None:
-        y.add_(added if matrix is None else finish(pointwise(added, matrix), active=False))
+    if shortcut is not None:
+        added = shortcut.source if shortcut.matrix is None else pointwise(shortcut.source, shortcut.matrix)
+        y.add_(finish(added, active=False) if shortcut.normal else added)
     return leaky_relu_(y, SLOPE) if active else y
 
 
@@ -80,7 +77,7 @@ class Residual(nn.Module):
         # A statement a map, so that at full resolution no map outlives the one made of it.
         y = finish(self.first(x))
         y = self.second(y)
-        return finish(y, x, self.shortcut)
+        return finish(y, Shortcut(x, self.shortcut, normal=self.shortcut is not None))
 
 
 class FusedLevel(nn.Module):
@@ -123,7 +120,6 @@ class FusedLevel(nn.Module):
         del skip
         for (a, b, c), weight in zip(PHASES, self.up_shortcut.chunk(len(PHASES)), strict=True):
             shortcut[:, :, a::2, b::2, c::2] += pointwise(x, weight)
-        shortcut = finish(shortcut, active=False)
         depth, height, width = x.shape[2:]
         for a, weight in enumerate(self.up.chunk(2)):
             # One voxel more than the coarse map along each axis: phase 0 reads from the first, phase 1 from the second.
@@ -133,7 +129,7 @@ class FusedLevel(nn.Module):
             del places
         y = finish(y)
         y = self.second(y)
-        return finish(y, shortcut)
+        return finish(y, Shortcut(shortcut, normal=True))
 
 
 def _sub_pixel(transposed: torch.Tensor, following: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import zip_longest
 
 import torch
@@ -17,45 +18,75 @@ WIDTH = 48
 """Values of a row that the processor's vector instructions are busy with: voxels with fewer go several a row."""
 
 
-def finish_rows(
-    voxels: torch.Tensor, active: bool, added: torch.Tensor | None = None, matrix: torch.Tensor | None = None
-) -> None:
+@dataclass(frozen=True, eq=False)
+class Shortcut:
+    """What is added to a map after its norm.
+
+    Args:
+        source: (B, I, X, Y, Z).
+        matrix: (C, I), weight of a 1 x 1 x 1 convolution that it goes through; None for I = C as it is.
+        normal: whether it has an instance norm of its own, after that.
+    """
+
+    source: torch.Tensor
+    matrix: torch.Tensor | None = None
+    normal: bool = False
+
+
+def finish_rows(voxels: torch.Tensor, active: bool, shortcut: Shortcut | None) -> None:
     """Instance norm without affine part, a sum, a leaky ReLU; in place.
+
+    The results of the shortcut's convolution are not kept: their moments follow from those of what it reads.
 
     Args:
         voxels: (N, C), contiguous.
         active: whether the leaky ReLU follows.
-        added: after the norm: (N, C), or (N, I) that goes through a convolution of 1 x 1 x 1 with a norm of its own.
-        matrix: (C, I), the weight of that convolution. Its results are not kept: their moments follow from those of
-            what it reads.
+        shortcut: its source lies voxel by voxel as well.
     """
-    channels = voxels.shape[1]
     folded = _folded(voxels)
-    rows = voxels.view(-1, folded * channels)
-    mean, variance = moments(rows)
-    # The voxels of a row are samples of the same channels.
-    mean, variance = merged(mean.view(folded, -1), variance.view(folded, -1), mean.new_ones(folded, 1))
-    scale = (variance + EPSILON).rsqrt()
-    shift = -mean * scale
-    if matrix is not None:
-        assert added is not None
-        matrix = matrix.double()
-        centre, covariance = mixed_moments(added)
-        theirs = ((matrix @ covariance) * matrix).sum(1).add_(EPSILON).rsqrt_()
-        matrix = theirs[:, None] * matrix
-        shift -= matrix @ centre
-        matrix = torch.block_diag(*folded * [matrix.to(rows.dtype).t()])
+    rows = voxels.view(-1, folded * voxels.shape[1])
+    scale, shift = _affine(rows, folded)
+    added, factor, matrix = None, None, None
+    if shortcut is not None:
+        source = shortcut.source.permute(0, 2, 3, 4, 1).flatten(0, 3)
+        added = source.reshape(len(rows), -1)
+        if shortcut.matrix is not None:
+            matrix, towards = _mixing(source, shortcut.matrix.double())
+            matrix = torch.block_diag(*folded * [matrix.to(rows.dtype).t()])
+            shift += towards
+        elif shortcut.normal:
+            factor, towards = _affine(added, folded)
+            shift += towards
     scale, shift = (each.to(rows.dtype).repeat(folded) for each in (scale, shift))
+    factor = None if factor is None else factor.to(rows.dtype).repeat(folded)
     height = _height(rows)
-    others = [] if added is None else added.reshape(len(rows), -1).split(height)
-    for part, other in zip_longest(rows.split(height), others):
+    for part, other in zip_longest(rows.split(height), () if added is None else added.split(height)):
         torch.addcmul(shift, part, scale, out=part)
         if matrix is not None:
             part.addmm_(other, matrix)
+        elif factor is not None:
+            part.addcmul_(other, factor)
         elif other is not None:
             part.add_(other)
         if active:
             leaky_relu_(part, SLOPE)
+
+
+def _affine(rows: torch.Tensor, folded: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What to multiply each channel by and to add to it, so that its mean is zero and its variance one."""
+    mean, variance = moments(rows)
+    # The voxels of a row are samples of the same channels.
+    mean, variance = merged(mean.view(folded, -1), variance.view(folded, -1), mean.new_ones(folded, 1))
+    scale = (variance + EPSILON).rsqrt()
+    return scale, -mean * scale
+
+
+def _mixing(source: torch.Tensor, matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Likewise for a 1 x 1 x 1 convolution: its weight so scaled (C, I), and what to add to its results."""
+    mean, covariance = mixed_moments(source)
+    scale = ((matrix @ covariance) * matrix).sum(1).add_(EPSILON).rsqrt_()
+    scaled = scale[:, None] * matrix
+    return scaled, -(scaled @ mean)
 
 
 def moments(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -67,8 +67,13 @@ def _block(block: Any, tokens: torch.Tensor, order: TokenOrder) -> torch.Tensor:
     """One transformer block on tokens (B, L, C)."""
     tokens = tokens + _attended(block, tokens, order).index_select(1, order.inverse)
     width = max(1, _chunk_bytes(tokens) // (block.mlp.linear1.out_features * len(tokens) * tokens.element_size()))
-    mixed = [part + block.mlp(block.norm2(part)) for part in tokens.split(width, dim=1)]
-    return mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)
+    parts = tokens.split(width, dim=1)
+    if torch.is_grad_enabled():
+        mixed = [part + block.mlp(block.norm2(part)) for part in parts]
+        return mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)
+    for part in parts:
+        part.add_(block.mlp(block.norm2(part)))
+    return tokens
 
 
 def _chunk_bytes(tokens: torch.Tensor) -> int:
