@@ -169,7 +169,7 @@ class _Run:
 
     def everywhere(self, windows: Sequence[Window], batch: int) -> None:
         """Every task in every window."""
-        for some in self._batches(windows, batch, 0.0, GRADING_FROM):
+        for some in self._steps(windows, batch, 0.0, GRADING_FROM):
             part, features = self._detected(some)
             self._segment(part, features, some)
 
@@ -179,14 +179,14 @@ class _Run:
         wanted = needed_windows(seen, np.zeros((0, 6), np.float32), windows)
         others = [window for window in windows if window not in wanted]
         half = GLANCE_SHARE + (GRADING_FROM - GLANCE_SHARE) * len(wanted) / len(windows)
-        for some in self._batches(wanted, batch, GLANCE_SHARE, half):
+        for some in self._steps(wanted, batch, GLANCE_SHARE, half):
             part, features = self._detected(some)
             self._segment(part, features, some)
-        for some in self._batches(others, batch, half, GRADING_FROM):
+        for some in self._steps(others, batch, half, GRADING_FROM, "Quiet window"):
             self._detected(some)
         # A box where the glance saw nothing: such a window is encoded once more, as levels of all would take much room.
         late = [window for window in needed_windows(seen, self.boxes.merged()[0], windows) if window in others]
-        for some in self._batches(late, batch, GRADING_FROM, GRADING_FROM):
+        for some in self._steps(late, batch, GRADING_FROM, GRADING_FROM):
             part = self._parts(some)
             with self.rounded():
                 features = self.network.encode(part)
@@ -210,16 +210,18 @@ class _Run:
         del detection
         give_back_freed_memory()  # what a whole brain took lies in pieces that no window fits into
         wanted = focus_windows(self._glance(WHOLE_SHARE), self.boxes.merged()[0], windows, sides)
-        for some in self._batches(wanted, batch, WHOLE_SHARE, GRADING_FROM):
+        for some in self._steps(wanted, batch, WHOLE_SHARE, GRADING_FROM):
             features = [cut(levels, self.network.level_strides, window) for window in some]
             self._segment(self._parts(some), [torch.cat(level) for level in zip(*features, strict=True)], some)
 
-    def _batches(self, windows: Sequence[Window], most: int, begin: float, end: float) -> Iterator[list[Window]]:
-        """Windows of one size together, so many at a time, with progress between two shares of the time."""
+    def _steps(
+        self, windows: Sequence[Window], most: int, begin: float, end: float, name: str = "Window"
+    ) -> Iterator[list[Window]]:
+        """Windows in batches, with progress between two shares of the time."""
         done = 0
         for some in _batches(windows, most):
             share = begin + (end - begin) * done / len(windows)
-            self.progress("infer", share, f"Window {done + 1} of {len(windows)}")
+            self.progress("infer", share, f"{name} {done + 1} of {len(windows)}")
             done += len(some)
             yield some
 
