@@ -38,8 +38,12 @@ def finish(x: torch.Tensor, shortcut: Shortcut | None = None, *, active: bool = 
         return x
     y = layer_norm(x.flatten(2), (x[0, 0].numel(),)).view(x.shape)
     if shortcut is not None:
-        added = shortcut.source if shortcut.matrix is None else pointwise(shortcut.source, shortcut.matrix)
-        y.add_(finish(added, active=False) if shortcut.normal else added)
+        added = shortcut.source
+        if shortcut.matrix is not None:
+            added = finish(pointwise(added, shortcut.matrix), active=False)
+        elif shortcut.normal:
+            added = finish(added, active=False)
+        y.add_(added)
     return leaky_relu_(y, SLOPE) if active else y
 
 
@@ -77,7 +81,7 @@ class Residual(nn.Module):
         # A statement a map, so that at full resolution no map outlives the one made of it.
         y = finish(self.first(x))
         y = self.second(y)
-        return finish(y, Shortcut(x, self.shortcut, normal=self.shortcut is not None))
+        return finish(y, Shortcut(x, self.shortcut))
 
 
 class FusedLevel(nn.Module):

@@ -24,8 +24,8 @@ class Shortcut:
 
     Args:
         source: (B, I, X, Y, Z).
-        matrix: (C, I), weight of a 1 x 1 x 1 convolution that it goes through; None for I = C as it is.
-        normal: whether it has an instance norm of its own, after that.
+        matrix: (C, I), weight of a 1 x 1 x 1 convolution, and an instance norm, that it goes through; None for I = C.
+        normal: whether it goes through an instance norm without a convolution.
     """
 
     source: torch.Tensor
