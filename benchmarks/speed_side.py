@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from MTMed3DCore.inference.compiled import compile_passes
 from MTMed3DCore.inference.devices import full_fp32
 from MTMed3DCore.inference.ladder import GPU_BATCH
 from MTMed3DCore.inference.measured import fits_whole, focus_sides
-from MTMed3DCore.inference.tiling import Triple, Window, padded_extent
+from MTMed3DCore.inference.tiling import Triple, Window, padded_extent, windows_at
 from MTMed3DCore.inference.windows import run_network
 from MTMed3DCore.networks import MultiTaskNetwork, build_network
 from MTMed3DCore.preparation import PreparedStudy, prepare
@@ -132,20 +131,11 @@ def in_field_of_view(prepared: PreparedStudy, volume: torch.Tensor, box: tuple[s
 
 
 def monai_windows(shape: Triple, side: int) -> list[Window]:
-    """The windows of MONAI's sliding window; each answers for what is nearer to it than to its neighbours."""
+    """The windows of MONAI's sliding window."""
     step = int(side * (1 - OVERLAP))
     places = dense_patch_slices(shape, (side, side, side), (step, step, step))
     starts = [sorted({place[axis].start for place in places}) for axis in range(3)]
-    own = []
-    for axis, full in zip(starts, padded_extent(shape), strict=True):
-        cuts = [0, *((a + side + b) // 2 for a, b in pairwise(axis)), full]
-        own.append(dict(zip(axis, pairwise(cuts), strict=True)))
-    windows = []
-    for place in places:
-        x, y, z = (axis.start for axis in place)
-        (x0, x1), (y0, y1), (z0, z1) = own[0][x], own[1][y], own[2][z]
-        windows.append(Window((x, y, z), (side, side, side), ((x0, y0, z0), (x1, y1, z1))))
-    return windows
+    return windows_at(starts, (side, side, side), padded_extent(shape))
 
 
 def plain_study(network: MultiTaskNetwork, volume: torch.Tensor, side: int, device: torch.device) -> torch.Tensor:
@@ -179,17 +169,17 @@ def study_call(name: str, network: MultiTaskNetwork, setting: dict[str, Any]) ->
     def above(probabilities: torch.Tensor) -> list[torch.Tensor]:
         return [torch.where(brain, probabilities - levels, torch.tensor(-1.0))[None]]
 
-    volume, first = whole_volume(study, setting["spacing_mm"], prepared)
-    box = tuple(slice(f, f + n) for f, n in zip(first, prepared.grid.shape, strict=True))
-    if name == "plain":
-        return lambda: above(plain_study(network, volume, side, device)[(0, slice(None), *box)])
     way: dict[str, Any] = {"batch": GPU_BATCH if device.type == "cuda" else 1}
     way["lean"] = setting["mode"] in ("lean", SAME_LEAN)
-    if setting["mode"] in (SAME, SAME_LEAN):
-        inside = in_field_of_view(prepared, volume, box)
+    if name == "plain" or setting["mode"] in (SAME, SAME_LEAN):
+        volume, first = whole_volume(study, setting["spacing_mm"], prepared)
+        box = (slice(None), *(slice(f, f + n) for f, n in zip(first, prepared.grid.shape, strict=True)))
+        if name == "plain":
+            return lambda: above(plain_study(network, volume, side, device)[(0, *box)])
+        inside = in_field_of_view(prepared, volume, box[1:])
         way["tiling"] = monai_windows(inside.grid.shape, side)
         run = partial(run_network, network, inside, settings, device, precision, **way)
-        return lambda: above(torch.from_numpy(run().regions[(slice(None), *box)]))
+        return lambda: above(torch.from_numpy(run().regions[box]))
     if setting["mode"] == "quick" and fits_whole(network, prepared.grid.shape, device, precision):
         way["focus"] = focus_sides(network, 4, side, device, precision)
     return lambda: above(torch.from_numpy(run_network(network, prepared, settings, device, precision, **way).regions))

@@ -78,8 +78,8 @@ def compute(
     def run(rung: Rung) -> tuple[RawResult, float | None]:
         here = network if rung.device == target else bundle.load(rung.device)
         computed = chosen if rung.device == target else choose_precision(precision, rung.device)
-        way: dict[str, Any] = {"window": rung.window, "batch": rung.batch, "on_host": rung.on_host}
-        way |= {"lean": mode == "lean"}
+        way: dict[str, Any] = {"window": rung.window, "batch": rung.batch, "lean": mode == "lean"}
+        way["on_host"] = rung.on_host
         with full_fp32(rung.device, computed):
             if rung.focused:
                 way["focus"] = focus_sides(here, len(SEQUENCES), settings.window, rung.device, computed)

@@ -72,19 +72,34 @@ def plan_windows(extent: Triple, window: int | Triple) -> tuple[Triple, list[Win
         The sides of the padded volume, multiples of 32, and the windows.
     """
     largest = (window, window, window) if isinstance(window, int) else window
-    axes: list[list[tuple[int, int, int, int]]] = []
     padded = padded_extent(extent)
-    for full, side in zip(padded, largest, strict=True):
-        size = min(side, full)
-        stride = max(GRANULE, size - GRANULE)
-        starts = [*range(0, full - size, stride), full - size]
-        cuts = [0, *((a + size + b) // 2 for a, b in pairwise(starts)), full]
-        axes.append([(a, size, low, high) for a, (low, high) in zip(starts, pairwise(cuts), strict=True)])
+    x, y, z = (min(side, full) for full, side in zip(padded, largest, strict=True))
+    starts = [
+        [*range(0, full - side, max(GRANULE, side - GRANULE)), full - side]
+        for full, side in zip(padded, (x, y, z), strict=True)
+    ]
+    return padded, windows_at(starts, (x, y, z), padded)
+
+
+def windows_at(starts: Sequence[Sequence[int]], size: Triple, padded: Triple) -> list[Window]:
+    """Windows of one size that begin at all combinations of places along the three axes.
+
+    Each answers for what is no nearer to the middle of a neighbour.
+
+    Args:
+        starts: along each axis, ascending.
+        size: sides of the windows.
+        padded: sides of the volume that they cover.
+    """
+    axes: list[list[tuple[int, int, int]]] = []
+    for along, side, full in zip(starts, size, padded, strict=True):
+        cuts = [0, *((a + side + b) // 2 for a, b in pairwise(along)), full]
+        axes.append([(a, low, high) for a, (low, high) in zip(along, pairwise(cuts), strict=True)])
     windows = []
     for x, y, z in product(*axes):
-        start, size3, low3, high3 = zip(x, y, z, strict=True)
-        windows.append(Window(start, size3, (low3, high3)))
-    return padded, windows
+        start, low3, high3 = zip(x, y, z, strict=True)
+        windows.append(Window(start, size, (low3, high3)))
+    return windows
 
 
 def window_weight(size: Triple) -> torch.Tensor:

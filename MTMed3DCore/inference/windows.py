@@ -187,10 +187,7 @@ class _Run:
         # A box where the glance saw nothing: such a window is encoded once more, as levels of all would take much room.
         late = [window for window in needed_windows(seen, self.boxes.merged()[0], windows) if window in others]
         for some in self._steps(late, batch, GRADING_FROM, GRADING_FROM):
-            part = self._parts(some)
-            with self.rounded():
-                features = self.network.encode(part)
-            self._segment(part, features, some)
+            self._segment(*self._encoded(some), some)
         self.stitch.leave_out([window for window in others if window not in late])
 
     def closely(self, windows: Sequence[Window], sides: Sides, batch: int) -> None:
@@ -233,12 +230,17 @@ class _Run:
 
     def _detected(self, windows: Sequence[Window]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The image and the levels of some windows, whose boxes are taken."""
-        part = self._parts(windows)
+        part, features = self._encoded(windows)
         with self.rounded():
-            features = self.network.encode(part)
             detection = self.network.detect(features)
         self._take_boxes(detection, windows)
         return part, features
+
+    def _encoded(self, windows: Sequence[Window]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The image and the levels of some windows."""
+        part = self._parts(windows)
+        with self.rounded():
+            return part, self.network.encode(part)
 
     def _parts(self, windows: Sequence[Window]) -> torch.Tensor:
         return torch.cat([self._part(window) for window in windows])
